@@ -14,17 +14,19 @@
     │   ├── ExtraBytesError
     │   └── ShardOrderError
     ├── IntegrityError          right size, wrong content
+    ├── ModelChangedError       the files were replaced while they were loaded, again and again
     ├── EncodeError             these values cannot be stored in the format
     ├── UnknownWeightError      no weight of that name (also a KeyError)
     └── MissingExtraError       an optional dependency is not installed (also an ImportError)
 
-Each error keeps its facts as fields and makes its sentence from them. URLs are kept redacted. All of them pickle.
+Each error keeps its facts as fields and makes its sentence from them. URLs and the paths of shards are kept redacted.
+All of them pickle.
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from tfjs_fetch.redaction import redact
+from tfjs_fetch.redaction import redact, redact_path
 
 # difflib compares with every name; beyond this many the suggestion is not worth the wait.
 _NEAREST_CANDIDATES = 20_000
@@ -138,16 +140,18 @@ class DecodeError(TfjsFetchError):
 
 
 class MissingBytesError(DecodeError):
-    """A group has fewer bytes than its weights need. `weight` is the first that lacks some, `shard` the likely cause."""
+    """A group has fewer bytes than its weights need. `weight` is the first to lack some, `shard` the likely cause."""
 
     def __init__(self, group: int, weight: str, shard: str, expected: int, got: int) -> None:
+        shard = redact_path(shard)
         super().__init__(group, weight, shard, expected, got)
         self.group, self.weight, self.shard, self.expected, self.got = group, weight, shard, expected, got
 
     def __str__(self) -> str:
         return (
-            f"weight group {self.group} has {self.got:,} of {self.expected:,} bytes: weight {self.weight!r} is cut short, "
-            f"probably by shard {self.shard!r}; do the shards belong to this model.json, were they uploaded completely?"
+            f"weight group {self.group} has {self.got:,} of {self.expected:,} bytes: weight {self.weight!r} is cut "
+            f"short, probably by shard {self.shard!r}; do the shards belong to this model.json, were they uploaded "
+            "completely?"
         )
 
 
@@ -155,6 +159,7 @@ class ExtraBytesError(DecodeError):
     """A group has more bytes than its weights need; `got` is a lower bound when the server did not say the length."""
 
     def __init__(self, group: int, shard: str, expected: int, got: int) -> None:
+        shard = redact_path(shard)
         super().__init__(group, shard, expected, got)
         self.group, self.shard, self.expected, self.got = group, shard, expected, got
 
@@ -170,6 +175,7 @@ class ShardOrderError(DecodeError):
     """Shards named `…KofN…` are listed out of order, repeated, or not all there."""
 
     def __init__(self, group: int, paths: tuple[str, ...], problem: str) -> None:
+        paths = tuple(map(redact_path, paths))
         super().__init__(group, paths, problem)
         self.group, self.paths, self.problem = group, paths, problem
 
@@ -190,6 +196,18 @@ class IntegrityError(TfjsFetchError):
 
     def __str__(self) -> str:
         return f"{self.source} has the digest {self.got}, expected was {self.expected}"
+
+
+class ModelChangedError(TfjsFetchError):
+    """The files were replaced by others every time they were loaded: what came would be a mixture of versions."""
+
+    def __init__(self, source: str, attempts: int) -> None:
+        source = redact(source)
+        super().__init__(source, attempts)
+        self.source, self.attempts = source, attempts
+
+    def __str__(self) -> str:
+        return f"{self.source} changed while it was loaded, {self.attempts} times; is it just being published?"
 
 
 class EncodeError(TfjsFetchError):

@@ -56,8 +56,7 @@ class ProgressState:
             case WeightReady():
                 self.weights_done, self.weights = event.done, event.total
             case Finished():
-                self.complete = True
-                self._active.clear()
+                self._complete()
             case _:
                 pass
         self._sample(now)
@@ -79,7 +78,7 @@ class ProgressState:
     @property
     def shards_done(self) -> int:
         """How many shards are in place."""
-        return self.shards if self.complete else len(self._finished)
+        return max(self.shards, len(self._finished)) if self.complete else len(self._finished)
 
     @property
     def rate(self) -> float:
@@ -102,9 +101,16 @@ class ProgressState:
         self._finished_bytes += event.size - self._finished.get(event.index, 0)
         self._finished[event.index] = event.size
 
+    def _complete(self) -> None:
+        """Take all as done, also that of which no event was seen."""
+        self.complete, self.weights_done = True, self.weights
+        self._finished_bytes += sum(shard.size or shard.received for shard in self._active.values())
+        self._active.clear()
+
     def _sample(self, now: float) -> None:
         self._now = max(now, self._now)
         if not self._samples or self._now - self._samples[-1][0] >= _SAMPLE_DISTANCE:
             self._samples.append((self._now, self.done))
-        while len(self._samples) > 1 and self._now - self._samples[0][0] > _RATE_WINDOW:
+        # The oldest one kept is just outside the window: else, where samples are rare, none would be left to compare.
+        while len(self._samples) > 1 and self._now - self._samples[1][0] >= _RATE_WINDOW:
             self._samples.popleft()

@@ -13,6 +13,14 @@ def redact(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return url.split("?", 1)[0].split("@")[-1]
+        return url.split("?", 1)[0].split("#", 1)[0].split("@")[-1]
     host = parts.netloc.rsplit("@", 1)[-1]
     return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+
+
+def redact_path(path: str) -> str:
+    """Return the path of a shard in the same way; without a scheme it is still half a URL, and may have a query."""
+    if "://" in path:
+        return redact(path)
+    before, mark, _ = path.partition("?")
+    return f"{before}?…" if mark else path

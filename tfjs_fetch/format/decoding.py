@@ -32,7 +32,9 @@ class GroupDecoder:
 
     def __init__(self, layout: GroupLayout, memory: Buffer, *, start: int = 0) -> None:
         self._layout = layout
-        self._memory = memoryview(memory).cast("B").toreadonly()
+        view = memoryview(memory)
+        # Memory without bytes cannot be cast.
+        self._memory = (view.cast("B") if view.nbytes else memoryview(b"")).toreadonly()
         self._start = start
         self._ranges = _Ranges()
         self._weights = layout.weights
@@ -44,10 +46,10 @@ class GroupDecoder:
         With strings in the group that is nothing until all bytes of the memory are there, and then everything.
         Raises MissingBytesError if the strings in the memory run beyond its end.
         """
-        if start >= stop:
-            return ()
         if self._layout.size is None:
             return self._add_to_strings(start, stop)
+        if start >= stop:
+            return ()
         before = self._ranges.around(start, stop)
         merged = self._ranges.add(start, stop)
         first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, stop)
@@ -57,7 +59,11 @@ class GroupDecoder:
 
     def discard(self, start: int, stop: int) -> None:
         """Take note that the bytes from `start` up to `stop` come anew: weights with some of them are not whole."""
+        if start >= stop:
+            return
         self._ranges.discard(start, stop)
+        if self._layout.size is None:
+            self._weights = ()
 
     @property
     def weights(self) -> tuple[PlacedWeight, ...]:
@@ -78,10 +84,10 @@ class GroupDecoder:
         return decode(weight.spec, self.data(weight))
 
     def _add_to_strings(self, start: int, stop: int) -> tuple[PlacedWeight, ...]:
-        if self._weights:
-            return ()
         whole = (self._start, self._start + len(self._memory))
-        if self._ranges.add(start, stop) != whole:
+        # Nothing is all there is if the memory is empty: then the strings are missing.
+        merged = self._ranges.add(start, stop) if start < stop else (start, stop)
+        if self._weights or merged != whole:
             return ()
         self._weights = scan(self._layout.index, self._layout.specs, self._layout.paths, self._memory)
         return self._weights
@@ -98,7 +104,7 @@ def decode(spec: WeightSpec, data: memoryview) -> Array:
         return values
     match spec.quantization:
         case None if spec.dtype == "bool":
-            values = values.view(bool) if not odd_bools(spec, data) else values != 0
+            values = values.view(bool) if not odd_bools(spec, data) else values.astype(bool)
         case None:
             # A view in the other byte order would be slow in every use: only hosts with that order pay for a copy.
             values = values.astype(logical(spec.dtype), copy=False)

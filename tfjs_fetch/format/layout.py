@@ -2,18 +2,21 @@
 
 A group is the concatenation of its shards, in the order of `paths`; its weights lie in it one behind the other in the
 order of `weights`, without padding, and are cut into shards anywhere. So all positions follow from the manifest alone,
-unless there are strings: they carry their lengths with them, and are found by walking over the bytes.
+unless there are strings: they carry their lengths with them, and are found by walking over the bytes. (A string weight
+whose shape has a 0 holds no strings and takes no bytes.)
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import eq
 from typing import NamedTuple
 
 from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, ShardOrderError
 from tfjs_fetch.format.dtypes import STRING, STRING_PREFIX
 from tfjs_fetch.format.manifest import Manifest, WeightGroup, WeightSpec
+from tfjs_fetch.redaction import redact_path
 
 # The shard size of every converter, unless its user asked for another one.
 USUAL_SHARD_BYTES = 4 * 2**20
@@ -95,7 +98,7 @@ def check_order(index: int, paths: Sequence[str]) -> None:
     """Raise ShardOrderError if `paths` have names of the form `…KofN…` and are not all of 1 to N, in order."""
     numbers: dict[tuple[str, str, int], list[int]] = {}
     for path in paths:
-        found = _NUMBERED.fullmatch(path.split("?", 1)[0])
+        found = _NUMBERED.fullmatch(redact_path(path).split("?", 1)[0])
         if found is None:
             return
         key = (found["before"], found["after"], int(found["count"]))
@@ -120,7 +123,7 @@ def usual_sizes(layout: GroupLayout) -> tuple[int, ...] | None:
 
 
 def _lay_out_group(index: int, group: WeightGroup) -> GroupLayout:
-    if any(spec.dtype == STRING for spec in group.weights):
+    if any(spec.dtype == STRING and spec.size for spec in group.weights):
         return GroupLayout(index, group.paths, group.weights, (), None)
     weights: list[PlacedWeight] = []
     start = 0
@@ -144,19 +147,21 @@ def _string_end(spec: WeightSpec, data: memoryview, start: int) -> int:
 
 
 def _odd_one(sizes: Sequence[int]) -> int:
-    """Return the index of the shard that is probably short: the first smaller than the first, else the last."""
-    return next((index for index, size in enumerate(sizes) if size < sizes[0]), max(len(sizes) - 1, 0))
+    """Return the index of the shard that is probably short: the first smaller than the largest, else the last."""
+    largest = max(sizes, default=0)
+    return next((index for index, size in enumerate(sizes) if size < largest), max(len(sizes) - 1, 0))
 
 
 def _order_problem(listed: list[int], count: int) -> str | None:
     first = 0 if 0 in listed else 1
-    wanted = range(first, first + count)
-    if listed == list(wanted):
+    wanted = range(first, first + count)  # only to be walked as far as `listed` goes: `count` may be any number
+    if len(listed) == count and all(map(eq, listed, wanted)):
         return None
-    if repeated := _repeated(listed):
+    if (repeated := _repeated(listed)) is not None:
         return f"number {repeated} is listed twice"
-    if len(listed) != count or not set(listed) <= set(wanted):
-        missing = next((number for number in wanted if number not in set(listed)), None)
+    present = set(listed)
+    if len(listed) != count or not all(number in wanted for number in present):
+        missing = next((number for number in wanted if number not in present), None)
         return f"{len(listed)} are listed" + ("" if missing is None else f", number {missing} is missing")
     return f"the order is {', '.join(map(str, listed[:12]))}{'…' if len(listed) > 12 else ''}"
 

@@ -51,7 +51,7 @@ class WeightSpec:
     """
 
     name: _Text
-    shape: Annotated[tuple[_Dimension, ...], Field(max_length=_MAX_RANK)]
+    shape: Annotated[tuple[_Dimension, ...], Field(max_length=_MAX_RANK), FailFast()]
     dtype: Dtype
     quantization: Annotated[Quantization | None, BeforeValidator(lambda value: value or None)] = None
     group: _Text | None = None
@@ -82,7 +82,10 @@ class WeightGroup:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A model.json: its groups of weights, and in `document` the JSON as it came, keys that nobody knows included."""
+    """A model.json: its groups of weights, and in `document` the JSON as it came, keys that nobody knows included.
+
+    PoseNet's older manifest is kept as the bare manifest that says the same.
+    """
 
     kind: Kind
     groups: tuple[WeightGroup, ...]
@@ -102,7 +105,8 @@ class Manifest:
     @property
     def entries(self) -> Sequence[Json]:
         """The groups as they stand in the document."""
-        return _groups(self.document, "")[1]
+        groups = self.document.get(_KEY) if isinstance(self.document, dict) else self.document
+        return groups or ()
 
 
 _GROUPS = TypeAdapter(Annotated[tuple[WeightGroup, ...], FailFast()])
@@ -119,11 +123,12 @@ def parse(data: bytes, *, source: str = "model.json", limits: Limits | None = No
     _check_counts(groups, source, limits)
     parsed = _validate(groups, root, source)
     _check_weights(parsed, root, source, limits)
-    manifest = Manifest("weights", parsed, document)
+    manifest = Manifest("weights", parsed, groups if root == _CHECKPOINT else document)
     return replace(manifest, kind=_kind(manifest.topology))
 
 
 _KEY = "weightsManifest"
+_CHECKPOINT = "manifest"  # how places in a checkpoint's manifest.json begin
 _HOLDS_SHAPES = ("weights", "shape")
 # pydantic speaks of Python's types where a reader of JSON thinks in its own.
 _PROBLEMS = {
@@ -160,7 +165,7 @@ def _groups(document: Json, source: str) -> tuple[str, Sequence[Json]]:
     if document.get("modelTopology") is not None:
         return _KEY, ()
     if document and all(isinstance(value, dict) and "filename" in value for value in document.values()):
-        return "posenet", [_checkpoint_group(name, entry) for name, entry in document.items()]
+        return _CHECKPOINT, [_checkpoint_group(name, entry) for name, entry in document.items()]
     raise ManifestError(source, "", "it has neither modelTopology nor weightsManifest")
 
 

@@ -212,7 +212,7 @@ def _tensor_shape(value: Json) -> Shape | None:
     sizes = [_mapping(dimension).get("size", 0) for dimension in _list(value.get("dim"))]
     try:
         return tuple(None if int(size) < 0 else int(size) for size in sizes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an infinity: Python's JSON takes 1e999
         return None
 
 

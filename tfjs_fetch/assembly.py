@@ -1,0 +1,360 @@
+"""Where arriving bytes go: a sink for each shard, which brings them to their place in the memory of the group.
+
+A shard's place in its group is known when all shards before it have told their length; until then its body pauses.
+Sizes may be guessed, too: they are checked as lengths come in.
+
+Bytes that are in place are never written again. When a body has to start over, what comes again is compared with what
+is there; if it differs, the file was replaced in between, and the whole load starts over. So no array is ever a mixture
+of two versions of a file.
+"""
+
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from tfjs_fetch.bodies import NO_ROOM, DocumentBody, Surplus
+from tfjs_fetch.content import HEAD_BYTES, suspicion
+from tfjs_fetch.download import Slot
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, RefusedError, TruncatedError
+from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
+from tfjs_fetch.pieces import Piece, Signal, Window
+from tfjs_fetch.planning import Blueprint, surplus_message
+
+_SCRATCH_BYTES = 64 * 1024
+# Bytes after which a body shows what it is: the patterns of `recognise` are shorter.
+_TELLING_BYTES = 64
+# Seconds between two reports of one shard.
+_REPORT_SECONDS = 0.1
+
+
+class StartOver(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
+    """What is in place cannot be used: sizes were guessed wrongly, or with `changed` a file was replaced meanwhile."""
+
+    def __init__(self, *, changed: bool) -> None:
+        super().__init__(changed)
+        self.changed = changed
+
+
+class GroupAssembly:
+    """The memory of one group and the sizes of its shards."""
+
+    def __init__(
+        self,
+        layout: GroupLayout,
+        blueprint: Blueprint,
+        pieces: Sequence[Piece],
+        window: Window,
+        whole: Callable[[Piece, Sequence[PlacedWeight]], None],
+        warn: Callable[[str], None],
+        guess: Sequence[int] | None = None,
+    ) -> None:
+        self.layout = layout
+        self.pieces = pieces
+        self.window = window
+        self.signal = Signal()
+        self.whole = whole
+        self.size = layout.size or 0
+        self._starts, self._stops = [piece.start for piece in pieces], [piece.stop for piece in pieces]
+        self.bodies: list[ShardBody] = []
+        self._blueprint = blueprint
+        self._warn = warn
+        self._guess = list(accumulate(guess, initial=0)) if guess is not None and len(layout.paths) > 1 else None
+        self._sizes: list[int | None] = [None] * len(layout.paths)
+        self._offsets = [0]  # of the shards whose predecessors are all known, and one more
+        self._unknown = len(layout.paths)
+        self._checked = False
+
+    def piece_at(self, position: int) -> Piece | None:
+        """Return the piece with the byte at `position` of the group, or the next one behind it."""
+        index = bisect_right(self._stops, position)
+        return self.pieces[index] if index < len(self.pieces) else None
+
+    def last_wanted(self, start: int, stop: int | None) -> int:
+        """Return where the wanted bytes between `start` and `stop` (None is the end) end; `start` if there are none."""
+        index = len(self.pieces) if stop is None else bisect_left(self._starts, stop)
+        last = self.pieces[index - 1].stop if index else 0
+        return max(start, last if stop is None else min(last, stop))
+
+    def offset(self, position: int) -> int | None:
+        """Return where the shard at `position` begins in the group; None while that is unknown."""
+        if position < len(self._offsets):
+            return self._offsets[position]
+        return self._guess[position] if self._guess is not None else None
+
+    def shard_size(self, position: int) -> int | None:
+        """Return the length of a shard as announced; None while unknown."""
+        return self._sizes[position]
+
+    def announce(self, position: int, size: int) -> None:
+        """Take note of the length of a shard. Raises StartOver if others are in the wrong place because of it."""
+        known = self._sizes[position]
+        if known is not None:
+            if known != size:
+                raise StartOver(changed=True)
+            return
+        self._sizes[position] = size
+        self._unknown -= 1
+        if self._guess is not None and self._guess[position + 1] - self._guess[position] != size:
+            self._guess = None
+            if not self._blueprint.everything or any(body.placed for body in self.bodies if body.position > position):
+                raise StartOver(changed=False)
+        while len(self._offsets) <= len(self._sizes) and (next_size := self._sizes[len(self._offsets) - 1]) is not None:
+            self._offsets.append(self._offsets[-1] + next_size)
+        self.signal.send()
+
+    def check(self) -> None:
+        """Raise the error if the sizes do not fit the weights, once all are known and all bodies show what they are."""
+        if self._checked or self._unknown or not all(body.is_telling for body in self.bodies):
+            return
+        self._checked = True
+        sizes = [size or 0 for size in self._sizes]
+        try:
+            surplus = self._blueprint.check_total(self.layout, sizes)
+        except (MissingBytesError, ExtraBytesError) as error:
+            raise suspicion([(body.url, body.head) for body in self.bodies], error) or error from None
+        if surplus:
+            self._warn(surplus_message(self.layout, surplus))
+
+
+class ShardBody:
+    """The sink for one shard: brings its bytes to their place, and notices what is wrong with them."""
+
+    def __init__(
+        self, group: GroupAssembly, position: int, url: str, slot: Slot, report: Callable[[int, int | None], None]
+    ) -> None:
+        self.position = position
+        self.url = url
+        self.placed = 0  # bytes from the beginning of the shard that are dealt with, in whichever attempt
+        self.received = 0  # wanted bytes that are in place
+        self._group, self._slot, self._report = group, slot, report
+        self._cursor = 0  # bytes of this attempt
+        self._at = 0  # where in the group the last buffer lies
+        self._piece: Piece | None = None  # where the last buffer lies, None for scratch memory
+        self._buffer = NO_ROOM
+        self._scratch = NO_ROOM
+        self._head = bytearray()
+        self._identity: tuple[str, ...] | None = None
+        self._ended = False
+        self._reported = 0.0
+        group.bodies.append(self)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether enough is there to see what it is."""
+        return self._ended or len(self._head) >= _TELLING_BYTES
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of this attempt."""
+        return bytes(self._head)
+
+    @property
+    def size(self) -> int | None:
+        """How many wanted bytes it has; None while unknown."""
+        offset, limit = self._group.offset(self.position), self._limit()
+        if offset is None or limit is None:
+            return None
+        overlaps = (min(p.stop, offset + limit) - max(p.start, offset) for p in self._group.pieces)
+        return sum(overlap for overlap in overlaps if overlap > 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of it is wanted."""
+        return self._limit() == 0
+
+    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+        if length is not None:
+            self._group.announce(self.position, length)
+        if identity != (self._identity or identity) and any(piece.released for piece in self._group.pieces):
+            raise StartOver(changed=True)
+        self._identity = identity
+        self._cursor = 0
+        self._head.clear()
+
+    def get_buffer(self) -> memoryview:
+        offset, limit = self._group.offset(self.position), self._limit()
+        if offset is None or limit is None:
+            return NO_ROOM
+        self._piece, self._at = None, offset + self._cursor
+        piece = self._group.piece_at(self._at)
+        if piece is None or self._cursor >= limit:
+            self._buffer = self._spare(1)  # whatever comes is surplus
+        elif piece.start > self._at:
+            self._buffer = self._spare(piece.start - self._at)
+        elif self._cursor < self.placed:
+            self._buffer = self._spare(min(piece.stop - self._at, self.placed - self._cursor))
+        elif piece.released:
+            self._buffer = self._spare(piece.stop - self._at)
+        elif not self._group.window.admits(piece.before):
+            return NO_ROOM
+        else:
+            self._piece = piece
+            stop = min(piece.stop, offset + limit)
+            self._buffer = piece.memory[self._at - piece.start : stop - piece.start]
+        return self._buffer
+
+    def advance(self, count: int) -> None:
+        offset, limit = self._group.offset(self.position), self._limit()
+        if offset is None or limit is None or offset + self._cursor != self._at:
+            raise StartOver(changed=False)
+        if self._cursor >= limit:
+            raise Surplus
+        self._look(count)
+        self._cursor += count
+        if self._piece is not None:
+            self._place(self._piece, self._at, count)
+        elif self._cursor <= self.placed:
+            self._compare(self._at, count)
+        self.placed = max(self.placed, self._cursor)
+        if self._cursor >= limit and self._group.shard_size(self.position) not in (None, limit):
+            raise Surplus
+
+    async def wait(self) -> None:
+        if self._group.offset(self.position) is None:
+            await self._group.signal.wait()
+            return
+        # The consumer of a stream may take its time, or want the slot for another load in between.
+        self._slot.release()
+        await self._group.window.signal.wait()
+        await self._slot.acquire()
+
+    def end(self, *, surplus: bool = False) -> None:
+        size = self._group.shard_size(self.position)
+        if size is None and not (surplus and self._skips_rest()):
+            self._group.announce(self.position, self._cursor + surplus)
+        elif not surplus and size is not None and self._cursor < size and not self.complete:
+            raise TruncatedError(self.url, self._cursor, size)
+        self._ended = True
+        self._group.check()
+        self._report(self.received, self.size)
+
+    def _limit(self) -> int | None:
+        """Return how many bytes from its beginning are of use; None while its place is unknown."""
+        offset, size = self._group.offset(self.position), self._group.shard_size(self.position)
+        if offset is None:
+            return None
+        return self._group.last_wanted(offset, None if size is None else offset + size) - offset
+
+    def _skips_rest(self) -> bool:
+        """Whether bytes behind the last wanted ones are other weights, no surplus."""
+        offset, limit = self._group.offset(self.position), self._limit()
+        return offset is not None and limit is not None and offset + limit < self._group.size
+
+    def _look(self, count: int) -> None:
+        if len(self._head) < HEAD_BYTES:
+            was_telling = self.is_telling
+            self._head += self._buffer[: min(count, HEAD_BYTES - len(self._head))]
+            if self.is_telling and not was_telling:
+                self._group.check()
+
+    def _place(self, piece: Piece, at: int, count: int) -> None:
+        self.received += count
+        if weights := piece.decoder.add(at, at + count):
+            self._group.whole(piece, weights)
+        now = time.monotonic()
+        if now - self._reported >= _REPORT_SECONDS:
+            self._reported = now
+            self._report(self.received, self.size)
+
+    def _compare(self, at: int, count: int) -> None:
+        """Raise StartOver if what came again differs from what is there."""
+        piece = self._group.piece_at(at)
+        if piece is None or piece.start > at or piece.released:
+            return
+        if piece.memory[at - piece.start : at - piece.start + count] != self._buffer[:count]:
+            raise StartOver(changed=True)
+
+    def _spare(self, count: int) -> memoryview:
+        if not self._scratch:
+            self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        return self._scratch[:count]
+
+
+class TextBody:
+    """The sink for one shard of a group with strings: keeps it."""
+
+    def __init__(self, group: "TextAssembly", url: str, limit: int, report: Callable[[int, int | None], None]) -> None:
+        self.position = len(group.bodies)
+        self.url = url
+        self.size: int | None = None
+        self._group, self._limit, self._report = group, limit, report
+        self._document = DocumentBody(url, limit, "Limits.weight_bytes")
+        group.bodies.append(self)
+
+    @property
+    def data(self) -> bytearray:
+        """What has arrived."""
+        return self._document.data
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes."""
+        return bytes(self.data[:HEAD_BYTES])
+
+    @property
+    def received(self) -> int:
+        """How many bytes are there."""
+        return len(self.data)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return self._document.complete
+
+    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+        self.size = length
+        self._group.received -= self.received
+        self._document.begin(length, identity)
+
+    def get_buffer(self) -> memoryview:
+        return self._document.get_buffer()
+
+    def advance(self, count: int) -> None:
+        self._group.received += count
+        if self._group.received > self._limit:
+            raise RefusedError(self.url, f"its group has over {self._limit:,} bytes, which is Limits.weight_bytes")
+        self._document.advance(count)
+
+    async def wait(self) -> None:
+        await self._document.wait()
+
+    def end(self, *, surplus: bool = False) -> None:
+        self._document.end(surplus=surplus)
+        self.size = self.received
+        self._report(self.received, self.size)
+        self._group.check()
+
+
+class TextAssembly:
+    """A group with strings: its size is known when it is there, so its shards are kept until it can be read."""
+
+    def __init__(
+        self,
+        layout: GroupLayout,
+        blueprint: Blueprint,
+        piece: Piece,
+        whole: Callable[[Piece, Sequence[PlacedWeight]], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self.bodies: list[TextBody] = []
+        self.received = 0  # bytes of all shards
+        self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
+
+    def check(self) -> None:
+        """Read the group if all its shards are there; raise the error if they do not fit its weights."""
+        if len(self.bodies) < len(self._layout.paths) or not all(body.complete for body in self.bodies):
+            return
+        data = b"".join(body.data for body in self.bodies)
+        self._piece.fill(data)
+        try:
+            weights = self._piece.decoder.add(0, len(data))
+            used = weights[-1].stop if weights else 0
+            if used < len(data) and not self._blueprint.tolerates_extra(self._layout):
+                shard = self._layout.shard_at(used, [len(body.data) for body in self.bodies])
+                raise ExtraBytesError(self._layout.index, shard, used, len(data))
+        except (MissingBytesError, ExtraBytesError) as error:
+            raise suspicion([(body.url, body.head) for body in self.bodies], error) or error from None
+        if used < len(data):
+            self._warn(surplus_message(self._layout, len(data) - used))
+        self._whole(self._piece, [weight for weight in weights if weight.spec.name in self._blueprint.wanted])

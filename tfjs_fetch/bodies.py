@@ -1,0 +1,161 @@
+"""Sinks for whole documents, and the one that undoes a content encoding on the way."""
+
+import zlib
+from typing import IO, Protocol
+
+import anyio
+import anyio.lowlevel
+
+from tfjs_fetch.content import HEAD_BYTES
+from tfjs_fetch.errors import RefusedError, TruncatedError, WrongContentError
+from tfjs_fetch.transport import Sink
+
+NO_ROOM = memoryview(b"")
+_SCRATCH_BYTES = 64 * 1024
+# Bytes inflated in one go: a few milliseconds at most, so that the event loop is never held for long.
+_INFLATE_BYTES = 256 * 1024
+
+
+class Surplus(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
+    """Raised by a sink that has all it wants: the rest of the body is not to be transferred."""
+
+
+class Body(Sink, Protocol):
+    """A sink that takes one body whole, in one attempt or more."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all it wants already."""
+
+    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+        """Start an attempt: the body will come from its beginning.
+
+        `length` is its decoded length if the server told, `identity` what the server calls this version of it.
+        """
+
+    def end(self, *, surplus: bool = False) -> None:
+        """Take note that the body is there, or with `surplus` that it goes on beyond what is wanted.
+
+        Raises an error if that is wrong.
+        """
+
+
+class DocumentBody:
+    """Collects a body of up to `limit` bytes into `file`, or into memory; beyond it RefusedError."""
+
+    def __init__(self, url: str, limit: int, limit_name: str, file: IO[bytes] | None = None) -> None:
+        self.data = bytearray()
+        self.complete = False
+        self._url, self._limit, self._limit_name, self._file = url, limit, limit_name, file
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._received = 0
+        self._length: int | None = None
+
+    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+        self.data.clear()
+        self._received, self._length = 0, length
+        if self._file is not None:
+            self._file.seek(0)
+            self._file.truncate()
+        self._check(length or 0)
+
+    def get_buffer(self) -> memoryview:
+        return self._scratch
+
+    def advance(self, count: int) -> None:
+        self._received += count
+        self._check(self._received)
+        if self._file is None:
+            self.data += self._scratch[:count]
+        else:
+            self._file.write(self._scratch[:count])
+
+    async def wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def end(self, *, surplus: bool = False) -> None:
+        if self._length is not None and self._received < self._length:
+            raise TruncatedError(self._url, self._received, self._length)
+        self.complete = True
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise RefusedError(self._url, f"it has over {self._limit:,} bytes, which is {self._limit_name}")
+
+
+class HeadBody:
+    """Collects the first bytes of a body, to tell what it is, and wants no more."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._scratch = memoryview(bytearray(HEAD_BYTES))
+
+    def get_buffer(self) -> memoryview:
+        return self._scratch
+
+    def advance(self, count: int) -> None:
+        self.data += self._scratch[:count]
+        if len(self.data) >= HEAD_BYTES:
+            raise Surplus
+
+    async def wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+
+class Inflating:
+    """Undoes gzip or deflate in front of `sink`, never further than `sink` has room."""
+
+    def __init__(self, url: str, encoding: str, sink: Sink) -> None:
+        self._url, self._encoding, self._sink = url, encoding, sink
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._inflater: zlib._Decompress | None = None
+        self._waiting = b""  # arrived, but not inflated yet
+        self._more = False  # the inflater may hold output back
+        self._received = 0
+
+    def get_buffer(self) -> memoryview:
+        return NO_ROOM if self._more else self._scratch
+
+    def advance(self, count: int) -> None:
+        self._received += count
+        self._waiting, self._more = bytes(self._scratch[:count]), True
+        self._inflate()
+
+    async def wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if not self._sink.get_buffer():
+            await self._sink.wait()
+        self._inflate()
+
+    async def finish(self) -> None:
+        """Pass on what is still held back. Raises TruncatedError if the encoding does not end where the body does."""
+        while self._more:
+            await self.wait()
+        if self._inflater is None or not self._inflater.eof:
+            raise TruncatedError(self._url, self._received, None)
+
+    def _inflate(self) -> None:
+        buffer = self._sink.get_buffer()
+        if not buffer:
+            return
+        room = min(len(buffer), _INFLATE_BYTES)
+        try:
+            inflater = self._started()
+            data = inflater.decompress(self._waiting, room)
+        except zlib.error as error:
+            raise WrongContentError(self._url, f"damaged {self._encoding} data ({error})") from error
+        self._waiting = inflater.unconsumed_tail
+        if inflater.unused_data:
+            raise WrongContentError(self._url, f"{self._encoding} data with something behind its end")
+        self._more = bool(self._waiting) or len(data) == room
+        if data:
+            buffer[: len(data)] = data
+            self._sink.advance(len(data))
+
+    def _started(self) -> "zlib._Decompress":
+        if self._inflater is None:
+            # "deflate" means zlib's format, but some servers send the bare stream.
+            zlib_header = self._waiting[0] & 0x0F == 8 and self._waiting[0] >> 4 < 8
+            bits = 31 if self._encoding == "gzip" else zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS
+            self._inflater = zlib.decompressobj(bits)
+        return self._inflater

@@ -1,0 +1,411 @@
+"""Client: fetches models. The functions here do so with a client of their own."""
+
+import inspect
+import os
+import ssl
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from tfjs_fetch.assembly import StartOver
+from tfjs_fetch.bodies import DocumentBody
+from tfjs_fetch.bundle import WeightBundle
+from tfjs_fetch.config import Limits, Policy, Retry
+from tfjs_fetch.content import HEAD_BYTES, recognise
+from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.errors import IntegrityError, ManifestError, ModelChangedError, WrongContentError
+from tfjs_fetch.events import Event, Finished, OnEvent, Planned, ignore
+from tfjs_fetch.files import Files, GivenFiles, open_archive, open_files
+from tfjs_fetch.format.decoding import Buffer
+from tfjs_fetch.format.manifest import Manifest, parse
+from tfjs_fetch.gathering import gather
+from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
+from tfjs_fetch.planning import Blueprint, Plan, draw
+from tfjs_fetch.redaction import redact
+from tfjs_fetch.transport import HttpClient, HttpTransport, http_client
+from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
+
+Source: TypeAlias = str | os.PathLike[str]
+ShardUrl: TypeAlias = str | Callable[[str], str | Awaitable[str]]
+
+# A model that changes while it is loaded is loaded again, so often in all.
+_LOADS = 3
+# Documents longer than this are parsed in a worker thread.
+_INLINE_DOCUMENT = 256 * 1024
+
+
+class Client:
+    """Fetches any number of models, side by side, within common limits: `async with Client() as client: ...`.
+
+    `headers` go to each model's own origin and nowhere else. `http` is a client of the caller's own, which then
+    decides on proxies, certificates and credentials; it stays open. `cache` takes None only: nothing is kept on disk.
+
+    A client belongs to the event loop it was entered on; use outside of `async with` is a RuntimeError.
+    """
+
+    def __init__(
+        self,
+        *,
+        headers: Mapping[str, str] | None = None,
+        cache: None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        policy: Policy = Policy(),  # noqa: B008 - frozen
+        ssl_context: ssl.SSLContext | None = None,
+        http: HttpClient | None = None,
+    ) -> None:
+        self._headers = dict(headers or {})
+        self._limits, self._retry, self._policy = limits, retry, policy
+        self._ssl_context, self._http = ssl_context, http
+        self._own: Any = None  # the client made here, when it is first needed
+        self._entered: RunVar[bool] = RunVar("tfjs_fetch.Client")
+        self._slots: Slots
+
+    async def __aenter__(self) -> Self:
+        self._entered.set(True)
+        self._slots = Slots(self._limits)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._entered.set(False)
+        if self._own is not None:
+            own, self._own = self._own, None
+            with anyio.CancelScope(shield=True):
+                await own.aclose()
+
+    async def plan(
+        self, source: Source, *, weights: str | Iterable[str] | None = None, shard_url: ShardUrl | None = None
+    ) -> Plan:
+        """Return what fetching `source` would bring; one request at most, no shard is asked for.
+
+        Raises what `fetch` raises before the first shard.
+        """
+        self._check()
+        return (await self._open(source, weights, shard_url, ignore)).plan
+
+    async def fetch(
+        self,
+        source: Source,
+        *,
+        weights: str | Iterable[str] | None = None,
+        shard_url: ShardUrl | None = None,
+        progress: OnEvent = ignore,
+        expected: str | None = None,
+    ) -> WeightBundle:
+        """Return the weights of the model `source`.
+
+        `source` is an http(s) URL of a model.json, of a bare weights manifest, of a directory (ending in "/") or of a
+        tfhub.dev handle; a `file://` URL or path of such a JSON or of a directory with one; or a .zip or .tar.gz of
+        one, at a URL or path. `weights` are names or globs: only files that hold those are loaded. `shard_url` says
+        where the files are, if not beside the JSON: a prefix, or a function, plain or async, of a file's path in the
+        JSON. `progress` is called with each event, on the event loop; what it raises cancels the fetch and comes out.
+        `expected` is the digest that the bundle must have.
+
+        Raises TransportError if a file did not come, ManifestError if the JSON is not usable, DecodeError if the
+        files do not fit it, UnknownWeightError (a KeyError) for a pattern in `weights` that matches nothing,
+        IntegrityError if the digest is not `expected`, ModelChangedError if the files keep changing meanwhile.
+        """
+        self._check()
+        started = time.monotonic()
+        for attempt in range(_LOADS):
+            events = _Events(progress)
+            model = await self._open(source, weights, shard_url, events.take)
+            events.begin(planned(model.plan))
+            try:
+                bundle = await model.load(careful=attempt > 0)
+            except StartOver:
+                continue
+            if expected is not None and bundle.digest != expected.lower():
+                raise IntegrityError(bundle.source, expected, bundle.digest)
+            progress(Finished(bundle.source, _received(model), time.monotonic() - started))
+            return bundle
+        raise ModelChangedError(str(source), _LOADS)
+
+    def stream(
+        self,
+        source: Source,
+        *,
+        weights: str | Iterable[str] | None = None,
+        shard_url: ShardUrl | None = None,
+        progress: OnEvent = ignore,
+    ) -> AbstractAsyncContextManager[Weights]:
+        """Give the weights of `source` one by one, in the order of the JSON, while later ones still travel.
+
+        Takes and raises what `fetch` does; errors come out of the `async with`. Memory is bounded by the largest
+        weight and 64 MiB, unless the consumer keeps the arrays or there are strings: those need their whole group.
+
+            async with client.stream(url) as weights:
+                async for spec, array in weights: ...
+        """
+        return self._stream(source, weights, shard_url, progress)
+
+    @asynccontextmanager
+    async def _stream(
+        self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, progress: OnEvent
+    ) -> AsyncIterator[Weights]:
+        self._check()
+        started = time.monotonic()
+        events = _Events(progress)
+        model = await self._open(source, weights, shard_url, events.take)
+        events.begin(planned(model.plan))
+        try:
+            async with model.stream() as stream:
+                yield stream
+        except StartOver:
+            raise ModelChangedError(str(source), 1) from None
+        progress(Finished(model.plan.source, _received(model), time.monotonic() - started))
+
+    def _check(self) -> None:
+        try:
+            entered = self._entered.get(False)
+        except LookupError:
+            entered = False
+        if not entered:
+            raise RuntimeError("a Client is used inside its `async with`, and on the event loop it was entered on")
+
+    async def _open(
+        self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, notify: OnEvent
+    ) -> Model:
+        place = locate(source)
+        shown = redact(str(source))
+        if isinstance(place, Remote):
+            return await self._open_remote(place, shown, weights, shard_url, notify)
+        files = await anyio.to_thread.run_sync(open_files, place.path, self._limits)
+        return await self._open_local(files, shown, weights, notify)
+
+    async def _open_remote(
+        self,
+        place: Remote,
+        shown: str,
+        weights: str | Iterable[str] | None,
+        shard_url: ShardUrl | None,
+        notify: OnEvent,
+    ) -> Model:
+        url = place.url
+        home = origin(url)
+        downloader = Downloader(self._transport(), self._retry, self._policy, home, self._headers, shown, notify)
+        if place.is_archive:
+            return await self._open_archive(url, downloader, weights)
+        body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
+        await self._bring(downloader, url, body)
+        blueprint = await self._draw(bytes(body.data), url, weights)
+        urls = [await self._urls(downloader, url, layout.paths, shard_url) for layout in blueprint.layouts]
+        return HostedModel(shown, blueprint, urls, downloader, self._slots, self._limits)
+
+    async def _open_archive(self, url: str, downloader: Downloader, weights: str | Iterable[str] | None) -> LocalModel:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it
+        most = self._limits.weight_bytes + self._limits.manifest_bytes
+        await self._bring(downloader, url, DocumentBody(url, most, "Limits.weight_bytes", file))
+        files = await anyio.to_thread.run_sync(open_archive, url, file, self._limits)
+        return await self._open_local(files, downloader.source, weights, downloader.notify)
+
+    async def _open_local(
+        self, files: Files, shown: str, weights: str | Iterable[str] | None, notify: OnEvent
+    ) -> LocalModel:
+        document = await anyio.to_thread.run_sync(files.document)
+        return LocalModel(shown, await self._draw(document, shown, weights), files, notify, self._limits)
+
+    async def _bring(self, downloader: Downloader, url: str, body: DocumentBody) -> None:
+        slot = self._slots.slot(url)
+        await slot.acquire()
+        try:
+            await downloader.document(url, body)
+        finally:
+            slot.release()
+
+    async def _draw(self, document: bytes, source: str, weights: str | Iterable[str] | None) -> Blueprint:
+        if weights is not None and not isinstance(weights, str):
+            weights = tuple(weights)
+        work = partial(_drawn, document, source, self._limits, weights, self._policy)
+        if len(document) <= _INLINE_DOCUMENT:
+            return work()
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    async def _urls(
+        self, downloader: Downloader, url: str, paths: Sequence[str], given: ShardUrl | None
+    ) -> Sequence[str]:
+        """Return the URLs of the files `paths`. The caller's own may be anywhere; those of model.json are checked."""
+        if callable(given):
+            return [joined(url, await _called(given, path)) for path in paths]
+        urls = [shard_url(url, path, given, allow_absolute=self._policy.absolute_shards) for path in paths]
+        for foreign in {one for one in urls if not given and origin(one) != downloader.home}:
+            await downloader.check_leap(url, foreign)
+        return urls
+
+    def _transport(self) -> HttpTransport:
+        if self._http is not None:
+            return HttpTransport(self._http)
+        if self._own is None:
+            self._own = http_client(self._limits, self._ssl_context)
+        return HttpTransport(self._own)
+
+
+async def fetch(
+    source: Source,
+    *,
+    weights: str | Iterable[str] | None = None,
+    shard_url: ShardUrl | None = None,
+    progress: OnEvent = ignore,
+    headers: Mapping[str, str] | None = None,
+    cache: None = None,
+    http: HttpClient | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    expected: str | None = None,
+) -> WeightBundle:
+    """Return the weights of the model `source`: see `Client.fetch` for it and `Client` for the settings."""
+    async with Client(headers=headers, cache=cache, http=http, ssl_context=ssl_context) as client:
+        return await client.fetch(source, weights=weights, shard_url=shard_url, progress=progress, expected=expected)
+
+
+def fetch_sync(
+    source: Source,
+    *,
+    weights: str | Iterable[str] | None = None,
+    shard_url: ShardUrl | None = None,
+    progress: OnEvent = ignore,
+    headers: Mapping[str, str] | None = None,
+    cache: None = None,
+    http: HttpClient | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    expected: str | None = None,
+) -> WeightBundle:
+    """Return what `fetch` does, for scripts and notebooks.
+
+    Where an event loop is running already, as in a notebook, another one runs in a thread meanwhile, and `progress` is
+    called there; an `http` client of that loop cannot be used then.
+    """
+    work = partial(
+        fetch,
+        source,
+        weights=weights,
+        shard_url=shard_url,
+        progress=progress,
+        headers=headers,
+        cache=cache,
+        http=http,
+        ssl_context=ssl_context,
+        expected=expected,
+    )
+    return _in_thread(lambda: anyio.run(work)) if _is_in_loop() else anyio.run(work)
+
+
+async def plan(
+    source: Source,
+    *,
+    weights: str | Iterable[str] | None = None,
+    shard_url: ShardUrl | None = None,
+    headers: Mapping[str, str] | None = None,
+    cache: None = None,
+    http: HttpClient | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Plan:
+    """Return what fetching `source` would bring: see `Client.plan`."""
+    async with Client(headers=headers, cache=cache, http=http, ssl_context=ssl_context) as client:
+        return await client.plan(source, weights=weights, shard_url=shard_url)
+
+
+def decode(
+    model_json: Buffer,
+    shards: Mapping[str, Buffer],
+    *,
+    limits: Limits = Limits(),
+    policy: Policy = Policy(),  # noqa: B008
+) -> WeightBundle:
+    """Return the weights out of bytes at hand, without any I/O: an upload, or the files that ml5.js saves.
+
+    `shards` are found by their path in the JSON, or by the file name alone. What is odd but no error is a UserWarning.
+
+    Raises ManifestError, DecodeError and UnreachableError (a file is not among `shards`) as `fetch` does.
+    """
+    blueprint = _drawn(bytes(memoryview(model_json)), "model.json", limits, None, policy)
+    files = GivenFiles({name: memoryview(content) for name, content in shards.items()})
+    needed = [path for layout in blueprint.layouts if blueprint.is_needed(layout) for path in layout.paths]
+    stored = gather(
+        blueprint, files.shards(needed, limits.weight_bytes), lambda text: warnings.warn(text, stacklevel=4)
+    )
+    return WeightBundle(blueprint.manifest, stored, source="bytes")
+
+
+class _Events:
+    """Holds the events of opening a model back until the first one is out, which is Planned."""
+
+    def __init__(self, listener: OnEvent) -> None:
+        self._listener = listener
+        self._held: list[Event] | None = []
+
+    def take(self, event: Event) -> None:
+        """Pass `event` on, now or later."""
+        if self._held is None:
+            self._listener(event)
+        else:
+            self._held.append(event)
+
+    def begin(self, first: Planned) -> None:
+        """Pass `first` on and what was held back."""
+        held, self._held = self._held or [], None
+        for event in (first, *held):
+            self._listener(event)
+
+
+def _received(model: Model) -> int:
+    return model.downloader.received if isinstance(model, HostedModel) else 0
+
+
+def _drawn(
+    document: bytes, source: str, limits: Limits, weights: str | Iterable[str] | None, policy: Policy
+) -> Blueprint:
+    return draw(_parsed(document, source, limits), weights, policy)
+
+
+def _parsed(document: bytes, source: str, limits: Limits) -> Manifest:
+    try:
+        return parse(document, source=source, limits=limits)
+    except ManifestError:
+        content = recognise(document[:HEAD_BYTES])
+        if content is None or content == "a JSON document":
+            raise
+        raise WrongContentError(source, content) from None
+
+
+async def _called(function: Callable[[str], str | Awaitable[str]], path: str) -> str:
+    result = function(path)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _is_in_loop() -> bool:
+    try:
+        anyio.get_current_task()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _in_thread(work: Callable[[], WeightBundle]) -> WeightBundle:
+    """Return what `work` returns in a thread of its own; raise what it raises."""
+    outcome: list[WeightBundle | BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, name="tfjs_fetch.fetch_sync")
+    thread.start()
+    thread.join()
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise result
+    return result

@@ -1,0 +1,317 @@
+"""One load over the network: the shards side by side, their weights decoded while others travel.
+
+The tasks of a load live in one task group. Slots for transfers are asked for in the order of model.json by one task,
+so a shard that others wait for always has its slot before them.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import TypeAlias
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from tfjs_fetch.assembly import GroupAssembly, ShardBody, TextAssembly, TextBody
+from tfjs_fetch.config import Limits
+from tfjs_fetch.download import Downloader, Slot, Slots
+from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
+from tfjs_fetch.format.decoding import odd_bools
+from tfjs_fetch.format.dtypes import STRING, Array
+from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
+from tfjs_fetch.format.manifest import WeightSpec
+from tfjs_fetch.gathering import odd_message
+from tfjs_fetch.pieces import Piece, Signal, Window, cut
+from tfjs_fetch.planning import Blueprint, needed_shards
+from tfjs_fetch.redaction import redact
+
+# Up to so many bytes are converted on the event loop: a hop to a thread costs more than they do.
+_INLINE_BYTES = 64 * 1024
+# At most so many weights or bytes a hop, so that a cancelled load need not wait for long.
+_BATCH_WEIGHTS = 1024
+_BATCH_BYTES = 32 * 2**20
+# A stream's memory: how large the pieces are, and how far ahead of the consumer they are filled.
+_PIECE_BYTES = 2**20
+_AHEAD_BYTES = 32 * 2**20
+
+
+_Take: TypeAlias = Callable[[Piece, Sequence[PlacedWeight]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a load needs to know. `urls` are those of each group's files; `sizes` theirs as far as they are known."""
+
+    blueprint: Blueprint
+    urls: Sequence[Sequence[str]]
+    sizes: Sequence[Sequence[int] | None]
+    downloader: Downloader
+    slots: Slots
+    limits: Limits
+
+    @property
+    def notify(self) -> Callable[[Event], None]:
+        """Where events go."""
+        return self.downloader.notify
+
+    @property
+    def source(self) -> str:
+        """The model, for events."""
+        return self.downloader.source
+
+    def warn(self, message: str) -> None:
+        """Report something odd."""
+        self.notify(Warned(self.source, message))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The weights of a load: stored bytes and arrays by name."""
+
+    stored: Mapping[str, memoryview]
+    arrays: Mapping[str, Array]
+
+
+async def load(job: Job) -> Loaded:
+    """Return all wanted weights, decoded."""
+    window = Window()
+    kitchen = _Kitchen(job)
+    errands = _assemble(job, window, kitchen.take)
+    async with task_group() as tasks:
+        tasks.start_soon(kitchen.run)
+        await _transfer(job, errands, window)
+        kitchen.close()
+    return Loaded(kitchen.stored, kitchen.arrays)
+
+
+@asynccontextmanager
+async def stream(job: Job) -> AsyncIterator[AsyncIterator[tuple[WeightSpec, Array]]]:
+    """Give the wanted weights one by one, in the order of model.json, in bounded memory."""
+    window = Window(_AHEAD_BYTES)
+    counter = _Counter(job, window)
+    errands = _assemble(job, window, counter.take)
+    async with task_group() as tasks:
+        tasks.start_soon(_transfer, job, errands, window)
+        yield counter
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """Give a task group whose failure surfaces as one plain exception."""
+    cancelled = anyio.get_cancelled_exc_class()
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        failures = [error for error in group.exceptions if not isinstance(error, cancelled)]
+        error = failures[0] if failures else group.exceptions[0]
+        raise error from error.__cause__
+
+
+class _Kitchen:
+    """Decodes the weights that become whole, as they do."""
+
+    def __init__(self, job: Job) -> None:
+        self.stored: dict[str, memoryview] = {}
+        self.arrays: dict[str, Array] = {}
+        self._job = job
+        self._total = len(job.blueprint.wanted)
+        self._orders: list[tuple[Piece, PlacedWeight]] = []
+        self._signal = Signal()
+        self._closed = False
+
+    def take(self, piece: Piece, weights: Sequence[PlacedWeight]) -> None:
+        """Take weights that are whole."""
+        self._orders += [(piece, weight) for weight in weights]
+        self._signal.send()
+
+    def close(self) -> None:
+        """Take note that no more will come."""
+        self._closed = True
+        self._signal.send()
+
+    async def run(self) -> None:
+        """Decode until all that came is decoded and no more will come."""
+        while self._orders or not self._closed:
+            if not self._orders:
+                await self._signal.wait()
+                continue
+            batch = list(_batch(self._orders))
+            del self._orders[: len(batch)]
+            arrays = await decoded(batch, self._job)
+            self._serve(batch, arrays)
+
+    def _serve(self, batch: Sequence[tuple[Piece, PlacedWeight]], arrays: Sequence[Array]) -> None:
+        for (piece, weight), array in zip(batch, arrays, strict=True):
+            name = weight.spec.name
+            self.stored[name] = piece.decoder.data(weight)
+            self.arrays[name] = array
+            self._job.notify(WeightReady(self._job.source, name, len(self.arrays), self._total))
+
+
+class _Counter:
+    """Hands the weights out in order, as an async iterator, and lets the memory of those handed out go."""
+
+    def __init__(self, job: Job, window: Window) -> None:
+        self._job, self._window = job, window
+        self._specs = iter(job.blueprint.wanted_specs)
+        self._ready: dict[str, tuple[Piece, PlacedWeight]] = {}
+        self._signal = Signal()
+        self._done = 0
+
+    def take(self, piece: Piece, weights: Sequence[PlacedWeight]) -> None:
+        """Take weights that are whole."""
+        for weight in weights:
+            self._ready[weight.spec.name] = (piece, weight)
+        self._signal.send()
+
+    def __aiter__(self) -> AsyncIterator[tuple[WeightSpec, Array]]:
+        return self
+
+    async def __anext__(self) -> tuple[WeightSpec, Array]:
+        spec = next(self._specs, None)
+        if spec is None:
+            raise StopAsyncIteration
+        while spec.name not in self._ready:
+            await self._signal.wait()
+        piece, weight = self._ready.pop(spec.name)
+        (array,) = await decoded([(piece, weight)], self._job)
+        piece.left -= 1
+        if piece.left == 0:
+            self._window.release(piece)
+        self._done += 1
+        self._job.notify(WeightReady(self._job.source, spec.name, self._done, len(self._job.blueprint.wanted)))
+        return spec, array
+
+
+async def decoded(batch: Sequence[tuple[Piece, PlacedWeight]], job: Job) -> Sequence[Array]:
+    """Return the weights as arrays, made in a worker thread if they are large; warn of odd bools."""
+
+    def work() -> list[tuple[Array, int]]:
+        return [
+            (piece.decoder.decode(weight), odd_bools(weight.spec, piece.decoder.data(weight)))
+            for piece, weight in batch
+        ]
+
+    dear = sum(weight.stop - weight.start for _, weight in batch if _needs_work(weight.spec)) > _INLINE_BYTES
+    done = await anyio.to_thread.run_sync(work, abandon_on_cancel=True) if dear or len(batch) > 64 else work()
+    for (_, weight), (_, odd) in zip(batch, done, strict=True):
+        if odd:
+            job.warn(odd_message(weight.spec, odd))
+    return [array for array, _ in done]
+
+
+def _needs_work(spec: WeightSpec) -> bool:
+    return spec.quantization is not None or spec.dtype in ("bool", STRING)
+
+
+def _batch(orders: Sequence[tuple[Piece, PlacedWeight]]) -> Iterator[tuple[Piece, PlacedWeight]]:
+    size = 0
+    for piece, weight in orders[:_BATCH_WEIGHTS]:
+        size += weight.stop - weight.start
+        yield piece, weight
+        if size >= _BATCH_BYTES:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A shard to load: its index in the model, the sink for it, leave to load it, and the bytes in front of it."""
+
+    index: int
+    body: ShardBody | TextBody
+    slot: Slot
+    before: int
+
+
+def _assemble(job: Job, window: Window, take: _Take) -> Sequence[_Errand]:
+    """Return what has to be loaded, with memory and sinks; `take` is given the weights as they become whole."""
+    errands: list[_Errand] = []
+    first = before = 0
+    for layout, urls, sizes in zip(job.blueprint.layouts, job.urls, job.sizes, strict=True):
+        pieces = _pieces(job, layout, before, window)
+        for piece in pieces:
+            take(piece, piece.empty)
+        errands += _group_errands(job, layout, urls, sizes, pieces, window, take, first)
+        before += sum(piece.stop - piece.start for piece in pieces)
+        first += len(layout.paths)
+    return errands
+
+
+def _pieces(job: Job, layout: GroupLayout, before: int, window: Window) -> Sequence[Piece]:
+    if layout.size is None:
+        return [Piece(layout, before)] if job.blueprint.holds_wanted(layout) else []
+    return cut(layout, job.blueprint.wanted, before, None if window.ahead is None else _PIECE_BYTES)
+
+
+def _group_errands(
+    job: Job,
+    layout: GroupLayout,
+    urls: Sequence[str],
+    sizes: Sequence[int] | None,
+    pieces: Sequence[Piece],
+    window: Window,
+    take: _Take,
+    first: int,
+) -> Iterator[_Errand]:
+    needed = needed_shards(job.blueprint, layout, sizes)
+    if not needed:
+        return
+    offsets = _expected_offsets(layout, sizes)
+    text = TextAssembly(layout, job.blueprint, pieces[0], take, job.warn) if layout.size is None else None
+    group = GroupAssembly(layout, job.blueprint, pieces, window, take, job.warn, sizes)
+    for position in needed:
+        url, index, slot = urls[position], first + position, job.slots.slot(urls[position])
+        report = partial(_report, job, url, index)
+        body = (
+            ShardBody(group, position, url, slot, report)
+            if text is None
+            else TextBody(text, url, job.limits.weight_bytes, report)
+        )
+        yield _Errand(index, body, slot, _bytes_before(pieces, offsets[position]))
+
+
+def _expected_offsets(layout: GroupLayout, sizes: Sequence[int] | None) -> Sequence[int]:
+    """Return about where each shard begins: only when to start is decided by that."""
+    if sizes is not None:
+        return list(accumulate(sizes, initial=0))
+    count = max(len(layout.paths), 1)
+    return [(layout.size or 0) * position // count for position in range(count)]
+
+
+def _bytes_before(pieces: Sequence[Piece], offset: int) -> int:
+    """Return how many bytes of weights come in front of the one at `offset` of a group, over all groups."""
+    before = pieces[0].before if pieces else 0
+    return before + sum(min(piece.stop, offset) - piece.start for piece in pieces if piece.start < offset)
+
+
+async def _transfer(job: Job, errands: Sequence[_Errand], window: Window) -> None:
+    """Run the errands side by side, each as soon as it has its slot and, in a stream, the consumer is near."""
+    under_way: set[int] = set()
+    async with task_group() as tasks:
+        for errand in errands:
+            # With nothing under way the consumer may be waiting for this very shard, wherever it was expected.
+            while under_way and not window.admits(errand.before):
+                await window.signal.wait()
+            await errand.slot.acquire()
+            under_way.add(errand.index)
+            tasks.start_soon(_run, job, errand, under_way, window)
+
+
+async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -> None:
+    try:
+        await job.downloader.download(errand.body.url, errand.body, index=errand.index)
+    finally:
+        errand.slot.release()
+    under_way.discard(errand.index)
+    window.signal.send()
+    url = redact(errand.body.url)
+    job.notify(ShardFinished(job.source, url, errand.index, errand.body.received, "network"))
+
+
+def _report(job: Job, url: str, index: int, received: int, size: int | None) -> None:
+    job.notify(ShardProgress(job.source, redact(url), index, received, size))

@@ -1,0 +1,176 @@
+"""A model that was found: its document is read and checked, its weights can be loaded.
+
+Two kinds with the same methods: `HostedModel`, whose shards come over the network, and `LocalModel`, whose files are
+at hand.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import anyio.to_thread
+
+from tfjs_fetch.bundle import WeightBundle
+from tfjs_fetch.config import Limits
+from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.events import OnEvent, Planned, ShardFinished, Warned, WeightReady
+from tfjs_fetch.files import Files
+from tfjs_fetch.format.decoding import decode
+from tfjs_fetch.format.dtypes import Array
+from tfjs_fetch.format.layout import GroupLayout, usual_sizes
+from tfjs_fetch.format.manifest import WeightSpec
+from tfjs_fetch.gathering import gather
+from tfjs_fetch.loading import Job, load, stream, task_group
+from tfjs_fetch.planning import Blueprint, Plan, plan_shards
+
+Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
+
+# Up to so many bytes a local weight is decoded on the event loop.
+_INLINE_BYTES = 64 * 1024
+
+
+class Model(Protocol):
+    """A model that can be planned and loaded."""
+
+    @property
+    def plan(self) -> Plan:
+        """What loading it will bring."""
+
+    async def load(self, *, careful: bool) -> WeightBundle:
+        """Return its wanted weights; `careful` places no shard by a guessed size.
+
+        Raises StartOver if the model changed, or a guess was wrong.
+        """
+
+    def stream(self) -> AbstractAsyncContextManager[Weights]:
+        """Give its wanted weights in the order of the document, in bounded memory."""
+
+
+@dataclass(frozen=True)
+class HostedModel:
+    """A model on a server. `urls` are those of each group's files."""
+
+    source: str
+    blueprint: Blueprint
+    urls: Sequence[Sequence[str]]
+    downloader: Downloader
+    slots: Slots
+    limits: Limits
+
+    @property
+    def plan(self) -> Plan:
+        """What loading it will bring."""
+        return _plan(self.source, self.blueprint, self.urls)
+
+    async def load(self, *, careful: bool) -> WeightBundle:
+        """Return its wanted weights."""
+        loaded = await load(await self._job(guess=not careful))
+        return WeightBundle(self.blueprint.wanted_manifest, loaded.stored, loaded.arrays, source=self.source)
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Weights]:
+        """Give its wanted weights one by one. Nothing is guessed: what was handed out cannot be taken back."""
+        async with stream(await self._job(guess=False)) as weights:
+            yield weights
+
+    async def _job(self, *, guess: bool) -> Job:
+        sizes = [await self._sizes(layout, urls, guess) for layout, urls in zip(self._layouts, self.urls, strict=True)]
+        return Job(self.blueprint, self.urls, sizes, self.downloader, self.slots, self.limits)
+
+    @property
+    def _layouts(self) -> Sequence[GroupLayout]:
+        return self.blueprint.layouts
+
+    async def _sizes(self, layout: GroupLayout, urls: Sequence[str], guess: bool) -> Sequence[int] | None:
+        """Return the sizes of a group's shards as far as they are of use in advance.
+
+        For all weights a guess will do, since all shards are seen. To leave shards out it must be known what they
+        have, so the server is asked.
+        """
+        if len(urls) <= 1 or (guess and self.blueprint.everything):
+            return usual_sizes(layout)
+        if self.blueprint.everything or layout.size is None or not self.blueprint.is_needed(layout):
+            return None
+        return await self._asked_sizes(layout, urls)
+
+    async def _asked_sizes(self, layout: GroupLayout, urls: Sequence[str]) -> Sequence[int] | None:
+        found: dict[int, int | None] = {}
+
+        async def ask(position: int) -> None:
+            found[position] = await self.downloader.size(urls[position])
+
+        async with task_group() as tasks:
+            for position in range(len(urls)):
+                tasks.start_soon(ask, position)
+        sizes = [size for position in range(len(urls)) if (size := found[position]) is not None]
+        if len(sizes) < len(urls):
+            return None
+        self.blueprint.check_total(layout, sizes)
+        return sizes
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model whose files are on this machine."""
+
+    source: str
+    blueprint: Blueprint
+    files: Files
+    notify: OnEvent
+    limits: Limits
+
+    @property
+    def plan(self) -> Plan:
+        """What loading it will bring."""
+        return _plan(self.source, self.blueprint, [layout.paths for layout in self.blueprint.layouts])
+
+    async def load(self, *, careful: bool) -> WeightBundle:
+        """Return its wanted weights; they are decoded on first use."""
+        stored = await self._gathered()
+        for index, spec in enumerate(self.blueprint.wanted_specs):
+            self.notify(WeightReady(self.source, spec.name, index + 1, len(stored)))
+        return WeightBundle(self.blueprint.wanted_manifest, stored, source=self.source)
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[Weights]:
+        """Give its wanted weights one by one."""
+        async with aclosing(self._decoded(await self._gathered())) as weights:
+            yield weights
+
+    async def _gathered(self) -> Mapping[str, memoryview]:
+        warnings: list[str] = []
+        shards, stored = await anyio.to_thread.run_sync(self._read, warnings, abandon_on_cancel=True)
+        for message in warnings:
+            self.notify(Warned(self.source, message))
+        for shard in self.plan.shards:
+            size = len(shards[shard.path])
+            self.notify(ShardFinished(self.source, shard.path, shard.index, size, "file"))
+        return stored
+
+    def _read(self, warnings: list[str]) -> tuple[Mapping[str, memoryview], Mapping[str, memoryview]]:
+        needed = [layout for layout in self.blueprint.layouts if self.blueprint.is_needed(layout)]
+        paths = [path for layout in needed for path in layout.paths]
+        shards = self.files.shards(dict.fromkeys(paths), self.limits.weight_bytes)
+        return shards, gather(self.blueprint, shards, warnings.append)
+
+    async def _decoded(self, stored: Mapping[str, memoryview]) -> AsyncGenerator[tuple[WeightSpec, Array], None]:
+        specs = self.blueprint.wanted_specs
+        for index, spec in enumerate(specs):
+            data = stored[spec.name]
+            if len(data) > _INLINE_BYTES:
+                array = await anyio.to_thread.run_sync(decode, spec, data, abandon_on_cancel=True)
+            else:
+                array = decode(spec, data)
+            self.notify(WeightReady(self.source, spec.name, index + 1, len(specs)))
+            yield spec, array
+
+
+def planned(plan: Plan) -> Planned:
+    """Return the first event of a load."""
+    return Planned(plan.source, len(plan.shards), len(plan.weights), plan.total_bytes, plan.cached_bytes)
+
+
+def _plan(source: str, blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> Plan:
+    shards = plan_shards(blueprint, urls)
+    return Plan(source, blueprint.manifest, blueprint.wanted_specs, shards, blueprint.total_bytes)

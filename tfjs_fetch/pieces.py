@@ -1,0 +1,108 @@
+"""The memory of a load: pieces of groups, allocated when their bytes come and let go when their weights are taken.
+
+A group is cut into pieces, each some neighbouring wanted weights with one memory: one piece for a whole group, runs of
+chosen weights, or runs of about a mebibyte for a stream, whose window says how far ahead memory may be allocated.
+"""
+
+import anyio
+import numpy as np
+
+from tfjs_fetch.format.decoding import GroupDecoder
+from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
+
+
+class Signal:
+    """Wakes everyone who waits."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def send(self) -> None:
+        """Wake all that wait now."""
+        event, self._event = self._event, anyio.Event()
+        event.set()
+
+    async def wait(self) -> None:
+        """Return at the next `send`."""
+        await self._event.wait()
+
+
+class Window:
+    """How far ahead of the consumer memory may be allocated: `ahead` bytes, None without bound."""
+
+    def __init__(self, ahead: int | None = None) -> None:
+        self.ahead = ahead
+        self.signal = Signal()
+        self._released = 0
+
+    def admits(self, before: int) -> bool:
+        """Whether what has `before` bytes in front of it may be allocated now."""
+        return self.ahead is None or before < self._released + self.ahead
+
+    def release(self, piece: "Piece") -> None:
+        """Let the memory of `piece` go, and others have its room."""
+        piece.release()
+        self._released += piece.stop - piece.start
+        self.signal.send()
+
+
+class Piece:
+    """Neighbouring weights of a group and the memory they arrive in. `before` counts the bytes of all earlier pieces.
+
+    `empty` are the weights without values, whole from the beginning. `left` is for whoever takes the weights out: how
+    many are still in it.
+    """
+
+    def __init__(self, layout: GroupLayout, before: int) -> None:
+        self.before = before
+        self.start = layout.weights[0].start if layout.weights else 0
+        self.stop = layout.weights[-1].stop if layout.weights else 0
+        self.left = len(layout.specs)
+        self.released = False
+        self.empty = tuple(weight for weight in layout.weights if weight.start == weight.stop)
+        self._layout = layout
+        self._memory: memoryview | None = None
+        self._decoder: GroupDecoder | None = None
+
+    @property
+    def memory(self) -> memoryview:
+        """The memory, allocated at the first use."""
+        if self._memory is None:
+            self._memory = np.empty(self.stop - self.start, np.uint8).data
+        return self._memory
+
+    @property
+    def decoder(self) -> GroupDecoder:
+        """The decoder over the memory."""
+        if self._decoder is None:
+            self._decoder = GroupDecoder(self._layout, self.memory, start=self.start)
+        return self._decoder
+
+    def fill(self, data: bytes) -> None:
+        """Use `data` as memory."""
+        self._memory = memoryview(data)
+        self.stop = self.start + len(data)
+
+    def release(self) -> None:
+        """Drop the memory; arrays that are views of it keep it alive for themselves."""
+        self.released = True
+        self._memory = self._decoder = None
+
+
+def cut(layout: GroupLayout, wanted: frozenset[str], before: int, most: int | None) -> list[Piece]:
+    """Return the pieces of the `wanted` weights of a group; with `most` a piece ends when it has that many bytes."""
+    runs: list[list[PlacedWeight]] = []
+    for weight in layout.weights:
+        if weight.spec.name not in wanted:
+            continue
+        run = runs[-1] if runs else []
+        full = most is not None and run and weight.stop - run[0].start > most
+        if not run or run[-1].stop != weight.start or full:
+            runs.append(run := [])
+        run.append(weight)
+    pieces = []
+    for run in runs:
+        part = GroupLayout(layout.index, layout.paths, tuple(w.spec for w in run), tuple(run), layout.size)
+        pieces.append(Piece(part, before))
+        before += pieces[-1].stop - pieces[-1].start
+    return pieces

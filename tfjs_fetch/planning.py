@@ -1,0 +1,157 @@
+"""Plan: what a load will bring, known from model.json alone."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from tfjs_fetch.config import Policy
+from tfjs_fetch.format.layout import GroupLayout, check_order, check_total, lay_out, usual_sizes
+from tfjs_fetch.format.manifest import Manifest, WeightSpec
+from tfjs_fetch.format.selection import chosen, restrict
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShard:
+    """A file to load. `index` counts the files of the model from 0; `size` is None where model.json does not tell.
+
+    `url` is kept out of the repr: it may carry a signature.
+    """
+
+    index: int
+    group: int
+    path: str
+    url: str = field(repr=False)
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a load will bring: `weights` out of the files `shards`.
+
+    `total_bytes` counts the stored bytes of the weights and is exact; None if there are strings. `cached_bytes` of
+    them need not travel. When only some weights are wanted, `shards` are all files that may hold them.
+    """
+
+    source: str
+    manifest: Manifest = field(repr=False)
+    weights: tuple[WeightSpec, ...] = field(repr=False)
+    shards: tuple[PlannedShard, ...]
+    total_bytes: int | None
+    cached_bytes: int = 0
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return the plan as values that `json.dumps` takes, without the queries of URLs."""
+        return {
+            "source": self.source,
+            "kind": self.manifest.kind,
+            "weights": len(self.weights),
+            "total_bytes": self.total_bytes,
+            "cached_bytes": self.cached_bytes,
+            "shards": [
+                {"index": shard.index, "group": shard.group, "path": shard.path.split("?")[0], "size": shard.size}
+                for shard in self.shards
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """A manifest laid out for one load: all groups, and the names of the weights that are wanted."""
+
+    manifest: Manifest
+    layouts: tuple[GroupLayout, ...]
+    wanted: frozenset[str]
+    policy: Policy
+
+    @property
+    def everything(self) -> bool:
+        """Whether all weights are wanted."""
+        return len(self.wanted) == len(self.manifest.weights)
+
+    @property
+    def wanted_manifest(self) -> Manifest:
+        """The manifest of the wanted weights."""
+        return self.manifest if self.everything else restrict(self.manifest, self.wanted)
+
+    @property
+    def wanted_specs(self) -> tuple[WeightSpec, ...]:
+        """The wanted weights, in order."""
+        return tuple(spec for spec in self.manifest.weights if spec.name in self.wanted)
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Stored bytes of the wanted weights; None if a group with strings is among what has to be loaded."""
+        if any(layout.size is None for layout in self.layouts if self.holds_wanted(layout)):
+            return None
+        return sum(spec.stored_bytes for spec in self.wanted_specs)
+
+    def holds_wanted(self, layout: GroupLayout) -> bool:
+        """Whether a wanted weight is in that group."""
+        return any(spec.name in self.wanted for spec in layout.specs)
+
+    def is_needed(self, layout: GroupLayout) -> bool:
+        """Whether files of that group must be loaded.
+
+        One without weights says nothing and often has no file, although one is listed. With weights that are all
+        empty its file matters where surplus bytes in it would shift what TF.js reads behind it.
+        """
+        if layout.size == 0:
+            return self.everything and bool(layout.specs) and bool(layout.paths) and not self.tolerates_extra(layout)
+        return self.holds_wanted(layout)
+
+    def tolerates_extra(self, layout: GroupLayout) -> bool:
+        """Whether bytes behind the weights of that group are no error: in the last group TF.js ignores them."""
+        return self.policy.extra_bytes == "ignore" or layout.index == len(self.layouts) - 1
+
+    def check_total(self, layout: GroupLayout, sizes: Sequence[int]) -> int:
+        """Return how many surplus bytes shards of these sizes have; raise if that, or a lack, is an error."""
+        return check_total(layout, sizes, tolerate_extra=self.tolerates_extra(layout))
+
+
+def draw(manifest: Manifest, weights: str | Iterable[str] | None, policy: Policy) -> Blueprint:
+    """Return the blueprint for the weights that match `weights`, or for all.
+
+    Raises UnknownWeightError for a pattern that matches nothing, ShardOrderError if the names of shards contradict
+    their order and `policy` does not ignore that.
+    """
+    layouts = lay_out(manifest)
+    if policy.shard_order == "error":
+        for layout in layouts:
+            check_order(layout.index, layout.paths)
+    names = [spec.name for spec in manifest.weights]
+    return Blueprint(manifest, layouts, frozenset(names) if weights is None else chosen(names, weights), policy)
+
+
+def needed_shards(blueprint: Blueprint, layout: GroupLayout, sizes: Sequence[int] | None) -> Collection[int]:
+    """Return which shards of the group have to be loaded, by their place in it; all if their `sizes` are unknown."""
+    if not blueprint.is_needed(layout):
+        return ()
+    if blueprint.everything or sizes is None or layout.size is None:
+        return range(len(layout.paths))
+    spans = [(weight.start, weight.stop) for weight in layout.weights if weight.spec.name in blueprint.wanted]
+    stops = list(accumulate(sizes))
+    return [
+        index
+        for index, (size, stop) in enumerate(zip(sizes, stops, strict=True))
+        if any(low < stop and high > stop - size for low, high in spans if low < high)
+    ]
+
+
+def plan_shards(blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> tuple[PlannedShard, ...]:
+    """Return the shards to load; `urls` are those of each group's files."""
+    shards: list[PlannedShard] = []
+    first = 0
+    for layout, addresses in zip(blueprint.layouts, urls, strict=True):
+        sizes = usual_sizes(layout)
+        for position in needed_shards(blueprint, layout, sizes):
+            size = None if sizes is None else sizes[position]
+            path, url = layout.paths[position], addresses[position]
+            shards.append(PlannedShard(first + position, layout.index, path, url, size))
+        first += len(layout.paths)
+    return tuple(shards)
+
+
+def surplus_message(layout: GroupLayout, surplus: int) -> str:
+    """Return what to tell of `surplus` bytes behind the weights of a group."""
+    return f"weight group {layout.index} has {surplus:,} bytes or more behind its weights; they are ignored"

@@ -1,0 +1,221 @@
+"""Transport: a URL in, a body out, into memory that the caller owns.
+
+The seam between what a download does and how bytes travel. `HttpTransport` sends through an httpx client, ours or the
+caller's; everything else in the package knows neither the client's types nor its exceptions.
+"""
+
+import ssl
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import anyio
+import httpx
+
+from tfjs_fetch.config import Limits
+from tfjs_fetch.errors import RefusedError, StalledError, TransportError, TruncatedError, UnreachableError
+
+# Seconds to reach a server; what happens after that is watched by the download.
+_CONNECT_SECONDS = 10.0
+# All that a request to another host than the model's own may carry.
+_IMPERSONAL = frozenset(
+    ("host", "accept", "accept-encoding", "connection", "user-agent", "range", "if-range", "if-match", "if-none-match")
+)
+# How often an abandoned stream is asked to end itself.
+_FAREWELLS = 64
+
+
+class Sink(Protocol):
+    """Where the bytes of a body go."""
+
+    def get_buffer(self) -> memoryview:
+        """Return writable memory for the next bytes, of any length; empty while there is no room for them."""
+
+    def advance(self, count: int) -> None:
+        """Take note that `count` bytes were written to the start of the last buffer."""
+
+    async def wait(self) -> None:
+        """Return when there may be room again."""
+
+
+class Answer(Protocol):
+    """The head of an answer, and the way to its body."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by any spelling of their name."""
+
+    async def receive(self, sink: Sink) -> None:
+        """Bring the body, as it is on the wire, into `sink`; what `sink` raises comes out unchanged.
+
+        Raises TruncatedError if the body ends early, StalledError if the client gives up waiting.
+        """
+
+
+class Transport(Protocol):
+    """Something that sends requests."""
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send a request and give its answer; redirects are not followed.
+
+        A request that is not `personal` goes to a foreign host: nothing that could identify the user goes along.
+
+        Raises UnreachableError if there is no answer, StalledError if the client gives up waiting.
+        """
+
+
+class HttpClient(Protocol):
+    """What is needed of an HTTP client; `httpx.AsyncClient` has it. Its types are its own business, hence Any."""
+
+    def build_request(self, method: str, url: Any, *, headers: Any = ...) -> Any:
+        """Return the request, with the client's own headers added."""
+
+    async def send(self, request: Any, *, stream: bool = ..., auth: Any = ..., follow_redirects: Any = ...) -> Any:
+        """Send it and return the response, its body unread."""
+
+
+def http_client(limits: Limits, ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
+    """Return a client of our own: proxies and certificates from the environment, cookies neither kept nor sent."""
+    connections = limits.connections
+    client = httpx.AsyncClient(
+        # Fewer kept connections than open ones would make new ones all the time.
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0),
+        # The queue is in front of the client and stalls are watched by the download, so only connecting is timed here.
+        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+        headers={"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"},
+        verify=True if ssl_context is None else ssl_context,
+        follow_redirects=False,
+    )
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
+
+
+class HttpTransport:
+    """Sends through an httpx client, which stays the caller's to close."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._errors = _error_types(client)
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool
+    ) -> AsyncIterator[Answer]:
+        """Send a request and give its answer."""
+        with _translated(self._errors, url):
+            request = self._client.build_request(method, url, headers=dict(headers))
+            if not personal:
+                for name in [name for name in request.headers if name.lower() not in _IMPERSONAL]:
+                    del request.headers[name]
+            # Waiting for a connection is no fault of the server, and our own queue is in front of it.
+            request.extensions.get("timeout", {})["pool"] = None
+            auth: dict[str, Any] = {} if personal else {"auth": None}
+            response = await self._client.send(request, stream=True, follow_redirects=False, **auth)
+        answer = _HttpAnswer(response, url, self._errors)
+        try:
+            yield answer
+        finally:
+            await answer.close()
+
+
+class _HttpAnswer:
+    def __init__(self, response: Any, url: str, errors: tuple[type[Exception], ...]) -> None:
+        self.status: int = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response, self._url, self._errors = response, url, errors
+        self._chunks: AsyncIterator[bytes] | None = None
+        self._ended = False
+
+    async def receive(self, sink: Sink) -> None:
+        self._chunks = self._response.aiter_raw()
+        received = 0
+        while True:
+            with _translated(self._errors, self._url, received):
+                chunk = await anext(self._chunks, None)
+            if chunk is None:
+                self._ended = True
+                return
+            received += len(chunk)
+            await _pour(memoryview(chunk), sink)
+
+    async def close(self) -> None:
+        """Close the body; an unread one takes its connection along."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2), suppress(OSError, *self._errors):
+            await self._response.aclose()
+            await self._end_chunks()
+
+    async def _end_chunks(self) -> None:
+        """Let the generators that give the chunks run into the closed connection.
+
+        Left suspended they would be finalized by the garbage collector, which trio warns about and asyncio does in
+        tasks of its own.
+        """
+        for _ in range(_FAREWELLS):
+            if self._chunks is None or self._ended or await anext(self._chunks, None) is None:
+                return
+
+
+async def _pour(chunk: memoryview, sink: Sink) -> None:
+    while chunk:
+        buffer = sink.get_buffer()
+        if not buffer:
+            await sink.wait()
+            continue
+        count = min(len(buffer), len(chunk))
+        buffer[:count] = chunk[:count]
+        sink.advance(count)
+        chunk = chunk[count:]
+
+
+@contextmanager
+def _translated(errors: tuple[type[Exception], ...], url: str, received: int | None = None) -> Iterator[None]:
+    """Turn the client's exceptions into ours; `received` bytes of a body are there, None before a body."""
+    try:
+        yield
+    except errors as error:
+        raise translate(error, url, received) from error
+
+
+def translate(error: Exception, url: str, received: int | None = None) -> TransportError:
+    """Return our error for one of an httpx client, told by its name: httpx and its successor share their names.
+
+    `received` says how much of a body was there, None that the answer had not begun.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    reason = str(error) or type(error).__name__
+    if names & {"UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "TooManyRedirects"}:
+        return RefusedError(url, reason)
+    if names & {"ReadTimeout", "WriteTimeout"}:
+        return StalledError(url, received or 0, 0.0)
+    if received is not None:
+        return TruncatedError(url, received, None)
+    return UnreachableError(url, reason, _is_final(error))
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether a failed connection would fail again: a certificate that cannot be verified."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _error_types(client: object) -> tuple[type[Exception], ...]:
+    """Return the roots of the exceptions that the library of `client` raises."""
+    found: list[type[Exception]] = []
+    packages = {kind.__module__.partition(".")[0] for kind in type(client).__mro__}
+    for package in packages | {"httpx"}:
+        names = vars(sys.modules[package]) if package in sys.modules else {}
+        found += [names[name] for name in ("HTTPError", "InvalidURL", "StreamError") if name in names]
+    return tuple(found)
