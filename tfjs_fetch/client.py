@@ -58,9 +58,9 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         cache: None = None,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
-        retry: Retry = Retry(),  # noqa: B008 - frozen
-        policy: Policy = Policy(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
+        retry: Retry = Retry(),
+        policy: Policy = Policy(),
         ssl_context: ssl.SSLContext | None = None,
         http: HttpClient | None = None,
     ) -> None:
@@ -321,7 +321,7 @@ def decode(
     shards: Mapping[str, Buffer],
     *,
     limits: Limits = Limits(),
-    policy: Policy = Policy(),  # noqa: B008
+    policy: Policy = Policy(),
 ) -> WeightBundle:
     """Return the weights out of bytes at hand, without any I/O: an upload, or the files that ml5.js saves.
 

@@ -1,7 +1,5 @@
 """What may be shown of a URL: signed links and tokens live in its user part and its query."""
 
-from urllib.parse import urlsplit, urlunsplit
-
 
 def redact(url: str) -> str:
     """Return `url` without user, password, fragment and query; `?…` marks that there was a query.
@@ -10,12 +8,11 @@ def redact(url: str) -> str:
     """
     if "://" not in url:
         return url
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.split("?", 1)[0].split("#", 1)[0].split("@")[-1]
-    host = parts.netloc.rsplit("@", 1)[-1]
-    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+    # By hand, for urlsplit raises on what is no proper URL, and an error that shows such a one must not show secrets.
+    address, _, query = url.partition("#")[0].partition("?")
+    scheme, mark, rest = address.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{authority.rpartition('@')[2]}{slash}{path}{'?…' if query else ''}"
 
 
 def redact_path(path: str) -> str:

@@ -187,7 +187,7 @@ def _placeholders(entries: Sequence[Mapping[str, Json]]) -> tuple[Port, ...]:
     return tuple(
         Port(
             _text(entry.get("name")),
-            _tensor_shape(_mapping(_attribute(entry, "shape").get("shape"))),
+            _tensor_shape(_attribute(entry, "shape").get("shape")),
             _type_name(_attribute(entry, "dtype").get("type")),
         )
         for entry in entries

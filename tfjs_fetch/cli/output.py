@@ -1,0 +1,110 @@
+"""Tables and JSON on the standard output: for people on a terminal, tab-separated for programs."""
+
+import json
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tfjs_fetch.format.dtypes import itemsize
+from tfjs_fetch.format.manifest import WeightSpec
+
+Row: TypeAlias = Sequence[str | int | None]
+
+WEIGHT_COLUMNS = ("name", "shape", "dtype", "stored", "bytes")
+MINOR_WEIGHT_COLUMNS = ("dtype", "stored")
+# Columns of a terminal below which minor columns are left out.
+_NARROW = 64
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Row], *, minor: Collection[str] = ()) -> None:
+    """Print a table; numbers are set to the right, and columns called `minor` are left out where it is narrow.
+
+    Where there is no terminal: tabs, nothing cut or left out, plain numbers.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for row in (columns, *rows):
+            sys.stdout.write("\t".join("" if cell is None else _plain(cell) for cell in row) + "\n")
+        return
+    kept = [index for index, column in enumerate(columns) if console.width >= _NARROW or column not in minor]
+    columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        number = any(isinstance(row[index], int) for row in rows)
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(cell)) for cell in row))
+    console.print(table)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        sys.stdout.write(_plain(line) + "\n")
+
+
+def weight_rows(specs: Iterable[WeightSpec]) -> list[Row]:
+    """Return a row for each weight: name, shape, type, stored type, stored bytes."""
+    return [(spec.name, shape(spec.shape), spec.dtype, spec.stored_dtype, _stored_bytes(spec)) for spec in specs]
+
+
+def weights_json(specs: Iterable[WeightSpec]) -> list[Mapping[str, Any]]:
+    """Return the same for JSON."""
+    return [
+        {
+            "name": spec.name,
+            "shape": list(spec.shape),
+            "dtype": spec.dtype,
+            "stored_dtype": spec.stored_dtype,
+            "bytes": _stored_bytes(spec),
+        }
+        for spec in specs
+    ]
+
+
+def shape(sizes: Iterable[int | None] | None) -> str:
+    """Return a shape as people write it: 3x3x64, ? for what is free, "scalar", or a dash if it is unknown."""
+    if sizes is None:
+        return "-"
+    return "x".join("?" if size is None else str(size) for size in sizes) or "scalar"
+
+
+def totals(specs: Sequence[WeightSpec]) -> list[tuple[str, int, int, int]]:
+    """Return for each type and stored type the number of weights, values and stored bytes."""
+    kinds: dict[str, list[WeightSpec]] = {}
+    for spec in specs:
+        stored = "" if spec.stored_dtype == spec.dtype else f" stored as {spec.stored_dtype}"
+        kinds.setdefault(spec.dtype + stored, []).append(spec)
+    return [
+        (kind, len(of), sum(spec.size for spec in of), sum(spec.stored_bytes for spec in of))
+        for kind, of in sorted(kinds.items())
+    ]
+
+
+def decoded_bytes(specs: Iterable[WeightSpec]) -> int:
+    """Return the bytes of the decoded arrays, strings with the least they can have."""
+    return sum(spec.size * itemsize(spec.dtype) for spec in specs)
+
+
+def _stored_bytes(spec: WeightSpec) -> int | None:
+    return None if spec.dtype == "string" else spec.stored_bytes
+
+
+def _cell(cell: str | int | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:,}" if isinstance(cell, int) else _plain(cell)
+
+
+def _plain(cell: str | int) -> str:
+    """Return a cell as text without control characters: names come from outside, and terminals obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(cell))
