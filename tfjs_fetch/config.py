@@ -43,7 +43,8 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"Retry(attempts={self.attempts}) must be at least 1")
-        if self.delay < 0 or self.max_delay < 0 or self.stall_seconds <= 0 or self.stall_bytes < 1:
+        durations = self.delay >= 0 and self.max_delay >= 0 and self.stall_seconds > 0  # false for NaN as well
+        if not durations or self.stall_bytes < 1:
             raise ValueError(f"{self} has a negative or empty duration or size")
 
 
@@ -61,3 +62,8 @@ class Policy:
     shard_order: Literal["error", "ignore"] = "error"
     private_hosts: bool = False
     absolute_shards: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("extra_bytes", "shard_order"):
+            if getattr(self, name) not in ("error", "ignore"):
+                raise ValueError(f"Policy({name}={getattr(self, name)!r}) must be 'error' or 'ignore'")

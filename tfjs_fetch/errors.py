@@ -29,7 +29,7 @@ from difflib import get_close_matches
 from tfjs_fetch.redaction import redact, redact_path
 
 # difflib compares with every name; beyond this many the suggestion is not worth the wait.
-_NEAREST_CANDIDATES = 20_000
+_NEAREST_CANDIDATES = 4_000
 
 
 class TfjsFetchError(Exception):

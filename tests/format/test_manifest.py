@@ -7,8 +7,8 @@ from tfjs_fetch.errors import ManifestError
 from tfjs_fetch.format.manifest import Quantization, WeightGroup, WeightSpec, parse
 
 _LAYERS = {"class_name": "Sequential", "config": []}
-_GRAPH = {"node": [], "library": {}, "versions": {}}
-_SPEC = {"name": "w", "shape": [2], "dtype": "float32"}
+_GRAPH: dict[str, Any] = {"node": [], "library": {}, "versions": {}}
+_SPEC: dict[str, Any] = {"name": "w", "shape": [2], "dtype": "float32"}
 _GROUP = {"paths": ["w0"], "weights": [_SPEC]}
 _UINT8 = {"dtype": "uint8", "min": -1.0, "scale": 0.5}
 
@@ -66,7 +66,7 @@ def test_the_kind_of_a_document_is_told_from_its_content(document: object, kind:
 def test_a_model_without_weights_has_no_groups(document: object) -> None:
     manifest = parse(encoded(document))
 
-    assert manifest.groups == manifest.weights == ()
+    assert (manifest.groups, manifest.weights) == ((), ())
     assert list(manifest.entries) == []
 
 
@@ -80,6 +80,10 @@ def test_the_older_manifest_of_posenet_gives_each_weight_its_file() -> None:
 
     assert manifest.kind == "weights"
     assert [group.paths for group in manifest.groups] == [("conv_biases",), ("conv_weights",)]
+    assert manifest.entries[0] == {
+        "paths": ["conv_biases"],
+        "weights": [{"name": "conv/biases", "shape": [24], "dtype": "float32"}],
+    }
     assert manifest.weights == (
         WeightSpec("conv/biases", (24,), "float32"),
         WeightSpec("conv/weights", (3, 3, 3, 24), "float32"),

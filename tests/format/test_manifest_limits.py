@@ -237,3 +237,10 @@ def test_any_json_gives_a_manifest_or_an_error_of_ours(document: Json) -> None:
 def test_any_bytes_give_a_manifest_or_an_error_of_ours(data: bytes) -> None:
     with suppress(TfjsFetchError):
         parse(data)
+
+
+def test_a_text_of_nothing_but_empty_objects_is_refused_before_it_is_parsed() -> None:
+    text = b'{"modelTopology": [' + b"{}," * (10 * _MIB) + b"{}]}"
+
+    with bounded(seconds=5, mebibytes=256):
+        assert "lists and objects" in refused(text)

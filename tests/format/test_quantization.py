@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.format.groups import javascript_int32
+from tests.format.splits import bits, floats
 from tfjs_fetch.format.quantization import dequantize, widen
-
-from .groups import javascript_int32
-from .splits import bits, floats
 
 _GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "dequantization.json").read_text("utf-8"))
 _EVERY = {"uint8": np.arange(2**8, dtype="<u1"), "uint16": np.arange(2**16, dtype="<u2")}

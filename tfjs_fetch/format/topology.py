@@ -5,13 +5,16 @@ Both kinds come in several spellings: layers models as a Sequential list or obje
 numbers. What a document leaves out or spells in an unknown way is left out here, too: nothing is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tfjs_fetch.format.manifest import Json, Manifest
+from tfjs_fetch.format.shapes import Shape, known, output_shape
 
-Shape: TypeAlias = tuple[int | None, ...]  # None where any size goes
+_MODELS = ("Sequential", "Model", "Functional")
+# Layers that are followed back from an output to tell its shape.
+_MAX_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,18 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of a layers model. `layers` are those inside a nested model or a wrapper."""
+    """A layer of a layers model.
+
+    `inbound` names the layers whose outputs it takes (in the first of its calls; empty in a Sequential). `layers` are
+    those inside a nested model or a wrapper, `outputs` which of them give a functional model's output.
+    """
 
     name: str
     class_name: str
     config: Mapping[str, Json]
+    inbound: tuple[str, ...] = ()
     layers: tuple["Layer", ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +109,36 @@ def _layer(entry: Mapping[str, Json]) -> Layer:
     inner = entry.get("config") if isinstance(entry.get("config"), list) else config
     wrapped = [config["layer"]] if isinstance(config.get("layer"), dict) else []
     layers = (*_layers(inner), *(_layer(one) for one in wrapped))
-    return Layer(name, _text(entry.get("class_name")), config, layers)
+    inbound, outputs = tuple(_inbound(entry.get("inbound_nodes"))), tuple(_references(config.get("output_layers")))
+    return Layer(name, _text(entry.get("class_name")), config, inbound, layers, outputs)
+
+
+def _inbound(calls: Json) -> Iterator[str]:
+    """Yield the layers that the first of `calls` takes: `[["a", 0, 0, {}], …]`, or Keras 3's tree of tensors."""
+    first = calls[0] if isinstance(calls, list) and calls else None
+    return _histories(first) if isinstance(first, dict) else _references(first)
+
+
+def _histories(value: Json) -> Iterator[str]:
+    """Yield the layers named by each `keras_history` anywhere inside `value`."""
+    if isinstance(value, dict):
+        yield from _references(value.get("keras_history"))
+    for inner in value.values() if isinstance(value, dict) else _list(value):
+        yield from _histories(inner)
 
 
 def _ends(config: Mapping[str, Json], layers: Sequence[Layer]) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Return the inputs and outputs of a model; shapes of outputs would need every layer's rule, so they are None."""
+    """Return the inputs and outputs of a model; for outputs whose shape no rule tells it is None."""
     by_name = {layer.name: layer for layer in layers}
     if "input_layers" in config:
         inputs = [by_name[name] for name in _references(config["input_layers"]) if name in by_name]
         outputs = [by_name[name] for name in _references(config.get("output_layers")) if name in by_name]
     else:
         inputs, outputs = list(layers[:1]), list(layers[-1:])
-    return tuple(map(_input, inputs)), tuple(Port(layer.name, _output_shape(layer), None) for layer in outputs)
+    around = _Surroundings(layers, "input_layers" not in config, lambda: None)
+    shapes = [known(_output_shape(layer, around)) for layer in outputs]
+    ports = (Port(layer.name, shape, None) for layer, shape in zip(outputs, shapes, strict=True))
+    return tuple(map(_input, inputs)), tuple(ports)
 
 
 def _references(value: Json) -> Iterator[str]:
@@ -138,12 +165,37 @@ def _input(layer: Layer) -> Port:
     return Port(layer.name, None, _dtype(layer.config))
 
 
-def _output_shape(layer: Layer) -> Shape | None:
-    """Return the shape a Dense layer gives to flat input, the common end of a classifier; else None."""
-    if layer.layers and layer.class_name in ("Sequential", "Model", "Functional"):
-        return _output_shape(layer.layers[-1])
-    units = layer.config.get("units")
-    return (None, units) if layer.class_name == "Dense" and isinstance(units, int) else None
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """The layers of one model, one behind the other if it is a `chain`, and the shape that enters it, if any does."""
+
+    layers: Sequence[Layer]
+    chain: bool
+    entering: Callable[[], Shape | None]
+    steps: int = _MAX_STEPS
+
+    def before(self, layer: Layer) -> Layer | None:
+        """Return the layer whose output `layer` takes first; None at the beginning."""
+        if layer.inbound:
+            return next((other for other in self.layers if other.name == layer.inbound[0]), None)
+        position = next((index for index, other in enumerate(self.layers) if other is layer), 0)
+        return self.layers[position - 1] if self.chain and position > 0 else None
+
+
+def _output_shape(layer: Layer, around: _Surroundings) -> Shape | None:
+    """Return the shape that `layer` gives; sizes that cannot be told are `UNKNOWN`."""
+    if around.steps == 0:
+        return None
+    further = replace(around, steps=around.steps - 1)
+
+    def taken() -> Shape | None:
+        before = around.before(layer)
+        return (_input(layer).shape or around.entering()) if before is None else _output_shape(before, further)
+
+    if layer.layers and layer.class_name in _MODELS:
+        outputs = [inner for inner in layer.layers if inner.name in layer.outputs] or [layer.layers[-1]]
+        return _output_shape(outputs[0], _Surroundings(layer.layers, not layer.outputs, taken, further.steps))
+    return taken() if layer.class_name == "InputLayer" else output_shape(layer.class_name, layer.config, taken)
 
 
 def _dtype(config: Mapping[str, Json]) -> str:
