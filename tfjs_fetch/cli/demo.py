@@ -1,5 +1,6 @@
 """`tfjs-fetch demo`: a small model that comes with the package, served on loopback slowly enough to watch."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,29 +17,41 @@ import click
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.cli.get import print_bundle
 from tfjs_fetch.cli.options import progress_option, shown
+from tfjs_fetch.cli.output import say
 from tfjs_fetch.client import Client
+from tfjs_fetch.events import OnEvent
 
 # Bytes sent at a time: small enough that the bars move smoothly.
 _PIECE = 256
 
 
 @click.command()
-@click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(0, 60), help="How long it may take.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--seconds",
+    default=4.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(0, 60),
+    help="About how long it takes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @progress_option
 def demo(seconds: float, as_json: bool, progress: str) -> None:
     """Fetch a small model from this machine, to see how that looks."""
-    with _served(files("tfjs_fetch") / "demo_model", seconds) as url:
-        click.echo(f"Fetching {url}", err=True)
-        bundle = anyio.run(_fetched, url, progress)
-    print_bundle(bundle, as_json=as_json)
-    click.echo("\nThat was a model of this package. Now one of yours: tfjs-fetch get https://…/model.json", err=True)
+    talk = progress == "bar"
+    with _served(files("tfjs_fetch") / "demo_model", seconds) as url, _without_proxy():
+        if talk:
+            say(f"Fetching {url}, which this command serves itself")
+        with shown(progress) as show:
+            bundle = anyio.run(_fetched, url, show)
+    print_bundle(bundle, as_json=as_json, talk=talk)
+    if talk:
+        say("Now one of yours: tfjs-fetch get https://…/model.json")
 
 
-async def _fetched(url: str, progress: str) -> WeightBundle:
-    with shown(progress) as show:
-        async with Client() as client:
-            return await client.fetch(url, progress=show)
+async def _fetched(url: str, show: OnEvent) -> WeightBundle:
+    async with Client() as client:
+        return await client.fetch(url, progress=show)
 
 
 @contextmanager
@@ -54,6 +67,21 @@ def _served(folder: Traversable, seconds: float) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def _without_proxy() -> Iterator[None]:
+    """Keep requests to this machine from proxies that the environment names: they do not know it."""
+    before = os.environ.get("no_proxy")
+    known = os.environ.get("NO_PROXY", "") if before is None else before
+    os.environ["no_proxy"] = f"{known},127.0.0.1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["no_proxy"]
+        else:
+            os.environ["no_proxy"] = before
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """`tfjs-fetch get`: fetch a model, with bars, and list its weights."""
 
+import re
 from collections.abc import Sequence
 
 import anyio
@@ -12,15 +13,25 @@ from tfjs_fetch.cli.output import (
     WEIGHT_COLUMNS,
     print_json,
     print_table,
+    say,
+    summary,
     weight_rows,
     weights_json,
 )
+from tfjs_fetch.events import OnEvent
+from tfjs_fetch.redaction import redact
+
+
+def _digest(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise click.BadParameter("a digest has 64 hexadecimal digits", context, parameter)
+    return value
 
 
 @click.command()
 @source_options
 @progress_option
-@click.option("--expected", metavar="SHA256", help="Fail unless the weights have this digest.")
+@click.option("--expected", metavar="DIGEST", callback=_digest, help="Fail if the weights have another digest.")
 def get(
     source: str,
     weights: Sequence[str],
@@ -31,23 +42,34 @@ def get(
     progress: str,
     expected: str | None,
 ) -> None:
-    """Fetch the model at SOURCE and list its weights."""
+    """Fetch the model at SOURCE, check it, and list its weights.
 
-    async def work() -> WeightBundle:
-        with shown(progress) as show:
-            async with client(headers, allow) as opened:
-                return await opened.fetch(
-                    source, weights=weights or None, shard_url=shard_url, progress=show, expected=expected
-                )
+    Nothing is kept on disk. The digest that is shown names the content: --expected makes sure that it is the same
+    another time.
+    """
+    asked = client(headers, allow)
 
-    print_bundle(anyio.run(work), as_json=as_json)
+    async def work(show: OnEvent) -> WeightBundle:
+        async with asked as opened:
+            return await opened.fetch(
+                source, weights=weights or None, shard_url=shard_url, progress=show, expected=expected
+            )
+
+    if progress == "bar":
+        say(f"Fetching {redact(source)}")
+    with shown(progress) as show:
+        bundle = anyio.run(work, show)
+    print_bundle(bundle, as_json=as_json, talk=progress == "bar")
 
 
-def print_bundle(bundle: WeightBundle, *, as_json: bool) -> None:
-    """Print the weights of `bundle`."""
+def print_bundle(bundle: WeightBundle, *, as_json: bool, talk: bool) -> None:
+    """Print the weights of `bundle`; `talk` adds what they come to, in words."""
     specs = bundle.manifest.weights
     if as_json:
         about = {"source": bundle.source, "kind": bundle.manifest.kind, "digest": bundle.digest}
         print_json({**about, "nbytes": bundle.nbytes, "weights": weights_json(specs)})
-    else:
-        print_table(WEIGHT_COLUMNS, weight_rows(specs), minor=MINOR_WEIGHT_COLUMNS)
+        return
+    print_table(WEIGHT_COLUMNS, weight_rows(specs), minor=MINOR_WEIGHT_COLUMNS)
+    if talk:
+        say(summary(specs))
+        say(f"digest {bundle.digest}")

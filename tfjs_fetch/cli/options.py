@@ -1,7 +1,7 @@
 """What several commands have in common: options, the client made from them, and how progress is shown."""
 
 import json
-import sys
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,14 @@ import click
 from tfjs_fetch.bars import progress_bars
 from tfjs_fetch.client import Client
 from tfjs_fetch.config import Policy
+from tfjs_fetch.errors import IntegrityError, RefusedError, TfjsFetchError, TransportError
 from tfjs_fetch.events import Event, OnEvent, ignore
 from tfjs_fetch.progress import ProgressState
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What a shell is told after Ctrl-C: 128 and the number of SIGINT.
+INTERRUPTED = 130
 
 _TOLERATED: Mapping[str, Mapping[str, Any]] = {
     "extra-bytes": {"extra_bytes": "ignore"},
@@ -25,48 +29,97 @@ _TOLERATED: Mapping[str, Mapping[str, Any]] = {
     "private-hosts": {"private_hosts": True},
     "absolute-shards": {"absolute_shards": True},
 }
+# RFC 9110, 5.6.2: what the name of a header may be.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _not_empty(context: click.Context, parameter: click.Parameter, source: str) -> str:
+    if not source:
+        raise click.UsageError("SOURCE is empty", context)  # a shell variable that is not set, most likely
+    return source
 
 
 def source_options(function: _Function) -> _Function:
     """Add what says where a model is and what is tolerated of it."""
     options = (
-        click.argument("source"),
-        click.option("--weights", multiple=True, metavar="GLOB", help="Only weights of such names (repeatable)."),
-        click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent to the model's host."),
-        click.option("--shard-url", metavar="PREFIX", help="Where the shards are, if not beside the JSON."),
-        click.option("--allow", multiple=True, type=click.Choice(list(_TOLERATED)), help="What else is refused."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.argument("source", callback=_not_empty),
+        click.option(
+            "--weights", multiple=True, metavar="GLOB", help="Only weights of such names: 'conv1/*'. Repeatable."
+        ),
+        click.option(
+            "--header",
+            "headers",
+            multiple=True,
+            metavar="'NAME: VALUE'",
+            help="Sent to the model's own host only. Repeatable.",
+        ),
+        click.option("--shard-url", metavar="PREFIX", help="Where the weights files are, if not beside the JSON."),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar="WHAT",
+            type=click.Choice(list(_TOLERATED)),
+            help=f"Go on in spite of {', '.join(_TOLERATED)}. Repeatable.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
     )
     return reduce(lambda decorated, option: option(decorated), reversed(options), function)
 
 
 def progress_option(function: _Function) -> _Function:
     """Add how progress is shown."""
-    choices = click.Choice(["bar", "json", "none"])
-    return click.option("--progress", default="bar", show_default=True, type=choices, help="On standard error.")(
-        function
-    )
+    return click.option(
+        "--progress",
+        default="bar",
+        show_default=True,
+        metavar="bar|json|none",
+        type=click.Choice(["bar", "json", "none"]),
+        help="What the standard error shows meanwhile: bars, an event a line, or nothing.",
+    )(function)
 
 
 def client(headers: Sequence[str], allow: Sequence[str]) -> Client:
-    """Return a client for these options. Raises click.UsageError for a header without a colon."""
+    """Return a client for these options. Raises click.UsageError for a header that cannot be sent."""
     policy = Policy()
     for name in allow:
         policy = replace(policy, **_TOLERATED[name])
-    return Client(headers=dict(_header(text) for text in headers), policy=policy)
+    return Client(headers=dict(map(_header, headers)), policy=policy)
 
 
 @contextmanager
 def shown(progress: str) -> Iterator[OnEvent]:
-    """Give the listener for a choice of `progress_option`."""
+    """Give the listener for a choice of `progress_option`.
+
+    Where each line is to be JSON, a failure becomes such a line as well, and its exit code a click.exceptions.Exit.
+    """
     match progress:
         case "json":
-            yield _JsonLines().show
+            lines = _JsonLines()
+            try:
+                yield lines.show
+            except (TfjsFetchError, OSError, KeyboardInterrupt) as error:
+                lines.fail(error)
+                raise click.exceptions.Exit(exit_code(error)) from None
         case "bar":
             with progress_bars() as show:
                 yield show
         case _:
             yield ignore
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code a shell is told for `error`."""
+    match error:
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case RefusedError():
+            return 6
+        case TransportError() if error.url.startswith(("http:", "https:")):  # a local file is no matter of the network
+            return 3
+        case IntegrityError():
+            return 4
+        case _:
+            return 1
 
 
 class _JsonLines:
@@ -77,15 +130,27 @@ class _JsonLines:
 
     def show(self, event: Event) -> None:
         state = self._states.setdefault(event.source, ProgressState()).fold(event, time.monotonic())
-        line = {
-            "event": _snake(type(event).__name__),
-            **asdict(event),
-            "done_bytes": state.done,
-            "rate": round(state.rate, 1),
-            "time_left": None if state.time_left is None else round(state.time_left, 2),
-        }
-        sys.stderr.write(json.dumps(line) + "\n")
-        sys.stderr.flush()
+        _write_line(
+            {
+                "event": _snake(type(event).__name__),
+                **asdict(event),
+                "done_bytes": state.done,
+                "total_bytes": state.total,
+                "rate": round(state.rate, 1),
+                "time_left": None if state.time_left is None else round(state.time_left, 2),
+            }
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Write the line for a load that came to nothing."""
+        message = str(error) or "interrupted"
+        _write_line(
+            {"event": "failed", "error": type(error).__name__, "message": message, "exit_code": exit_code(error)}
+        )
+
+
+def _write_line(line: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(line), err=True)
 
 
 def _snake(name: str) -> str:
@@ -93,7 +158,10 @@ def _snake(name: str) -> str:
 
 
 def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise click.UsageError(f"--header {text!r} is not of the form 'Name: value'")
-    return name.strip(), value.strip()
+    # The value is not repeated: it may be secret, and messages end up in logs.
+    name, colon, value = (part.strip() for part in text.partition(":"))
+    if not colon or not _HEADER_NAME.fullmatch(name):
+        raise click.UsageError("a --header is of the form 'Name: value'")
+    if not (value.isascii() and value.isprintable()):
+        raise click.UsageError(f"the value of --header {name!r} has characters that cannot be sent")
+    return name, value

@@ -1,14 +1,16 @@
-"""Tables and JSON on the standard output: for people on a terminal, tab-separated for programs."""
+"""Tables and JSON on the standard output, for people on a terminal, tab-separated for programs; words elsewhere."""
 
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tfjs_fetch.bars import counted, printable, size
 from tfjs_fetch.format.dtypes import itemsize
 from tfjs_fetch.format.manifest import WeightSpec
 
@@ -21,8 +23,8 @@ _NARROW = 64
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Print `value` as JSON: plain ASCII, so that names with half a surrogate pair or control characters are safe."""
+    click.echo(json.dumps(value, indent=2))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Row], *, minor: Collection[str] = ()) -> None:
@@ -30,11 +32,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Row], *, minor: Collectio
 
     Where there is no terminal: tabs, nothing cut or left out, plain numbers.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        for row in (columns, *rows):
-            sys.stdout.write("\t".join("" if cell is None else _plain(cell) for cell in row) + "\n")
+    # FORCE_COLOR and the like are not heard here: they would make a table of what a program is to read.
+    if sys.stdout is None or not sys.stdout.isatty():
+        click.echo("\n".join("\t".join(map(_plain, row)) for row in (columns, *rows)))
         return
+    console = Console(highlight=False)
     kept = [index for index, column in enumerate(columns) if console.width >= _NARROW or column not in minor]
     columns, rows = [columns[index] for index in kept], [[row[index] for index in kept] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -46,10 +48,18 @@ def print_table(columns: Sequence[str], rows: Iterable[Row], *, minor: Collectio
     console.print(table)
 
 
-def print_lines(lines: Iterable[str]) -> None:
-    """Print lines as they are."""
-    for line in lines:
-        sys.stdout.write(_plain(line) + "\n")
+def say(text: str) -> None:
+    """Print a sentence on the standard error."""
+    click.echo(printable(text), err=True)
+
+
+def summary(specs: Sequence[WeightSpec]) -> str:
+    """Return what weights come to, in words."""
+    decoded = size(decoded_bytes(specs))
+    if any(spec.dtype == "string" for spec in specs):  # their bytes are not known from model.json
+        return f"{counted(len(specs), 'weight')}, at least {decoded} decoded"
+    stored = size(sum(spec.stored_bytes for spec in specs))
+    return f"{counted(len(specs), 'weight')}, {stored} stored, {decoded} decoded"
 
 
 def weight_rows(specs: Iterable[WeightSpec]) -> list[Row]:
@@ -71,10 +81,8 @@ def weights_json(specs: Iterable[WeightSpec]) -> list[Mapping[str, Any]]:
     ]
 
 
-def shape(sizes: Iterable[int | None] | None) -> str:
-    """Return a shape as people write it: 3x3x64, ? for what is free, "scalar", or a dash if it is unknown."""
-    if sizes is None:
-        return "-"
+def shape(sizes: Iterable[int | None]) -> str:
+    """Return a shape as people write it: 3x3x64, ? for what is free, or "scalar"."""
     return "x".join("?" if size is None else str(size) for size in sizes) or "scalar"
 
 
@@ -102,9 +110,8 @@ def _stored_bytes(spec: WeightSpec) -> int | None:
 def _cell(cell: str | int | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell:,}" if isinstance(cell, int) else _plain(cell)
+    return f"{cell:,}" if isinstance(cell, int) else printable(cell)
 
 
-def _plain(cell: str | int) -> str:
-    """Return a cell as text without control characters: names come from outside, and terminals obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(cell))
+def _plain(cell: str | int | None) -> str:
+    return "" if cell is None else printable(str(cell))

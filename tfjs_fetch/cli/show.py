@@ -7,15 +7,18 @@ from typing import Any
 
 import click
 
+from tfjs_fetch.bars import counted
 from tfjs_fetch.cli.options import source_options
 from tfjs_fetch.cli.output import (
     MINOR_WEIGHT_COLUMNS,
     WEIGHT_COLUMNS,
+    Row,
     decoded_bytes,
     print_json,
-    print_lines,
     print_table,
+    say,
     shape,
+    summary,
     totals,
     weight_rows,
     weights_json,
@@ -23,6 +26,8 @@ from tfjs_fetch.cli.output import (
 from tfjs_fetch.cli.plan import planned
 from tfjs_fetch.format.topology import GraphTopology, Layer, LayersTopology, Port, topology
 from tfjs_fetch.planning import Plan
+
+_Structure = LayersTopology | GraphTopology | None
 
 
 @click.command()
@@ -35,51 +40,66 @@ def show(
     allow: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Show the weights, the layers or graph, and the inputs and outputs of SOURCE."""
+    """Show what is in SOURCE: weights, layers, inputs, outputs.
+
+    Only model.json is asked for. In shapes, ? is a size that is free, as that of the batch.
+    """
     plan = planned(source, weights, headers, shard_url, allow)
     structure = topology(plan.manifest)
     if as_json:
         print_json(_json(plan, structure))
         return
-    print_lines([f"{plan.source}: {_kind(plan)}", ""])
-    _print_structure(structure)
+    for index, (columns, rows) in enumerate(_tables(plan, structure)):
+        if index > 0:
+            click.echo()
+        print_table(columns, rows, minor=MINOR_WEIGHT_COLUMNS if columns == WEIGHT_COLUMNS else ())
+    say(f"{plan.source} is {_kind(plan, structure)}: {summary(plan.weights)}")
+
+
+def _tables(plan: Plan, structure: _Structure) -> Iterator[tuple[Sequence[str], Sequence[Row]]]:
+    """Yield columns and rows. The long ones come first: what matters most should still be on the screen at the end."""
     if plan.weights:
-        print_table(WEIGHT_COLUMNS, weight_rows(plan.weights), minor=MINOR_WEIGHT_COLUMNS)
-        print_lines([""])
-        print_table(("total", "weights", "values", "bytes"), totals(plan.weights))
+        yield WEIGHT_COLUMNS, weight_rows(plan.weights)
+    match structure:
+        case LayersTopology():
+            yield (
+                ("layer", "class"),
+                [("  " * depth + layer.name, layer.class_name) for depth, layer in _deep(structure)],
+            )
+        case GraphTopology():
+            yield ("operation", "nodes"), Counter(node.op for node in structure.nodes).most_common()
+    if plan.weights:
+        yield ("total", "weights", "values", "bytes"), totals(plan.weights)
+    if structure is not None:
+        ends = [*_port_rows("input", structure.inputs), *_port_rows("output", structure.outputs)]
+        yield ("port", "name", "shape", "dtype"), ends
 
 
-def _kind(plan: Plan) -> str:
-    kinds = {"layers": "a layers model", "graph": "a graph model", "weights": "weights without a topology"}
-    return f"{kinds[plan.manifest.kind]}, {len(plan.weights):,} weights"
+def _kind(plan: Plan, structure: _Structure) -> str:
+    match structure:
+        case LayersTopology():
+            return f"a layers model of {counted(len(list(_deep(structure))), 'layer')}"
+        case GraphTopology():
+            return f"a graph model of {counted(len(structure.nodes), 'node')}"
+        case _:
+            return {"layers": "a layers model", "graph": "a graph model", "weights": "weights without a topology"}[
+                plan.manifest.kind
+            ]
 
 
-def _print_structure(structure: LayersTopology | GraphTopology | None) -> None:
-    if structure is None:
-        return
-    rows = [*_port_rows("input", structure.inputs), *_port_rows("output", structure.outputs)]
-    print_table(("", "name", "shape", "dtype"), rows)
-    print_lines([""])
-    if isinstance(structure, LayersTopology):
-        print_table(("layer", "class"), list(_layer_rows(structure.layers)))
-    else:
-        ops = Counter(node.op for node in structure.nodes)
-        print_table(("operation", "nodes"), ops.most_common())
-    print_lines([""])
-
-
-def _port_rows(kind: str, ports: Sequence[Port]) -> Iterator[tuple[str, str, str, str]]:
+def _port_rows(end: str, ports: Sequence[Port]) -> Iterator[Row]:
     for port in ports:
-        yield kind, port.name, shape(port.shape), port.dtype or "-"
+        yield end, port.name, None if port.shape is None else shape(port.shape), port.dtype
 
 
-def _layer_rows(layers: Sequence[Layer], indent: str = "") -> Iterator[tuple[str, str]]:
-    for layer in layers:
-        yield indent + layer.name, layer.class_name
-        yield from _layer_rows(layer.layers, indent + "  ")
+def _deep(layers: LayersTopology | Layer, depth: int = 0) -> Iterator[tuple[int, Layer]]:
+    """Yield all layers, each before those inside it, and how deep they are."""
+    for layer in layers.layers:
+        yield depth, layer
+        yield from _deep(layer, depth + 1)
 
 
-def _json(plan: Plan, structure: LayersTopology | GraphTopology | None) -> Any:
+def _json(plan: Plan, structure: _Structure) -> Any:
     about: dict[str, Any] = {
         "source": plan.source,
         "kind": plan.manifest.kind,
@@ -92,7 +112,12 @@ def _json(plan: Plan, structure: LayersTopology | GraphTopology | None) -> Any:
         about["outputs"] = [asdict(port) for port in structure.outputs]
     match structure:
         case LayersTopology():
-            about["layers"] = [{"name": n, "class_name": kind} for n, kind in _layer_rows(structure.layers)]
+            about["layers"] = list(map(_layer_json, structure.layers))
         case GraphTopology():
             about["operations"] = dict(Counter(node.op for node in structure.nodes))
     return about
+
+
+def _layer_json(layer: Layer) -> Any:
+    inside = {"layers": list(map(_layer_json, layer.layers))} if layer.layers else {}
+    return {"name": layer.name, "class_name": layer.class_name, **inside}
