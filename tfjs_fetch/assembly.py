@@ -4,26 +4,27 @@ A shard's place in its group is known when all shards before it have told their 
 Sizes may be guessed, too: they are checked as lengths come in.
 
 Bytes that are in place are never written again. When a body has to start over, what comes again is compared with what
-is there; if it differs, the file was replaced in between, and the whole load starts over. So no array is ever a mixture
-of two versions of a file.
+is there, or in a stream, which lets memory go, with its checksum; if it differs, the file was replaced in between, and
+the whole load starts over. So no array is ever a mixture of two versions of a file.
 """
 
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from zlib import crc32
 
 from tfjs_fetch.bodies import NO_ROOM, DocumentBody, Surplus
 from tfjs_fetch.content import HEAD_BYTES, suspicion
 from tfjs_fetch.download import Slot
-from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, RefusedError, TruncatedError
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, RefusedError, TfjsFetchError, TruncatedError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
-from tfjs_fetch.pieces import Piece, Signal, Window
+from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before
 from tfjs_fetch.planning import Blueprint, surplus_message
 
 _SCRATCH_BYTES = 64 * 1024
 # Bytes after which a body shows what it is: the patterns of `recognise` are shorter.
-_TELLING_BYTES = 64
+_TELLING_BYTES = 256
 # Seconds between two reports of one shard.
 _REPORT_SECONDS = 0.1
 
@@ -55,6 +56,7 @@ class GroupAssembly:
         self.signal = Signal()
         self.whole = whole
         self.size = layout.size or 0
+        self.everything = blueprint.everything
         self._starts, self._stops = [piece.start for piece in pieces], [piece.stop for piece in pieces]
         self.bodies: list[ShardBody] = []
         self._blueprint = blueprint
@@ -82,6 +84,10 @@ class GroupAssembly:
             return self._offsets[position]
         return self._guess[position] if self._guess is not None else None
 
+    def is_certain(self, position: int) -> bool:
+        """Whether the offset of the shard at `position` is no guess."""
+        return position < len(self._offsets)
+
     def shard_size(self, position: int) -> int | None:
         """Return the length of a shard as announced; None while unknown."""
         return self._sizes[position]
@@ -97,10 +103,19 @@ class GroupAssembly:
         self._unknown -= 1
         if self._guess is not None and self._guess[position + 1] - self._guess[position] != size:
             self._guess = None
-            if not self._blueprint.everything or any(body.placed for body in self.bodies if body.position > position):
+            # Not only those behind: where the shards in front of it begin may have been guessed as wrongly.
+            misplaced = any(body.placed for body in self.bodies if not self.is_certain(body.position))
+            if misplaced or not self.everything:
                 raise StartOver(changed=False)
         while len(self._offsets) <= len(self._sizes) and (next_size := self._sizes[len(self._offsets) - 1]) is not None:
             self._offsets.append(self._offsets[-1] + next_size)
+        self.signal.send()
+
+    def skip_behind(self, position: int) -> None:
+        """Take note that nothing behind the shard at `position` is wanted; so the sizes stay unknown, and unchecked."""
+        self._checked = True
+        if self._guess is None:
+            self._offsets += [self.size] * (len(self._sizes) - position)
         self.signal.send()
 
     def check(self) -> None:
@@ -112,9 +127,9 @@ class GroupAssembly:
         try:
             surplus = self._blueprint.check_total(self.layout, sizes)
         except (MissingBytesError, ExtraBytesError) as error:
-            raise suspicion([(body.url, body.head) for body in self.bodies], error) or error from None
+            raise _likelier(self.bodies, error) from None
         if surplus:
-            self._warn(surplus_message(self.layout, surplus))
+            self._warn(_tolerated(self.layout, self.bodies, sizes, self.size))
 
 
 class ShardBody:
@@ -134,6 +149,8 @@ class ShardBody:
         self._buffer = NO_ROOM
         self._scratch = NO_ROOM
         self._head = bytearray()
+        self._surplus = 0  # bytes of this attempt that are of no use
+        self._sum = self._placed_sum = 0  # checksums of this attempt so far, and of what is dealt with
         self._identity: tuple[str, ...] | None = None
         self._ended = False
         self._reported = 0.0
@@ -152,24 +169,24 @@ class ShardBody:
     @property
     def size(self) -> int | None:
         """How many wanted bytes it has; None while unknown."""
-        offset, limit = self._group.offset(self.position), self._limit()
-        if offset is None or limit is None:
+        offset, size = self._group.offset(self.position), self._group.shard_size(self.position)
+        if offset is None or size is None:
             return None
-        overlaps = (min(p.stop, offset + limit) - max(p.start, offset) for p in self._group.pieces)
-        return sum(overlap for overlap in overlaps if overlap > 0)
+        return bytes_before(self._group.pieces, offset + size) - bytes_before(self._group.pieces, offset)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of it is wanted."""
-        return self._limit() == 0
+        """Whether nothing of it is wanted, not even its length."""
+        told = self._group.shard_size(self.position) is not None or not self._group.everything
+        return told and self._limit() == 0
 
     def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
         if length is not None:
-            self._group.announce(self.position, length)
+            self._announce(length)
         if identity != (self._identity or identity) and any(piece.released for piece in self._group.pieces):
             raise StartOver(changed=True)
         self._identity = identity
-        self._cursor = 0
+        self._cursor = self._surplus = self._sum = 0
         self._head.clear()
 
     def get_buffer(self) -> memoryview:
@@ -179,55 +196,70 @@ class ShardBody:
         self._piece, self._at = None, offset + self._cursor
         piece = self._group.piece_at(self._at)
         if piece is None or self._cursor >= limit:
-            self._buffer = self._spare(1)  # whatever comes is surplus
-        elif piece.start > self._at:
-            self._buffer = self._spare(piece.start - self._at)
-        elif self._cursor < self.placed:
-            self._buffer = self._spare(min(piece.stop - self._at, self.placed - self._cursor))
-        elif piece.released:
-            self._buffer = self._spare(piece.stop - self._at)
+            self._buffer = self._spare(_TELLING_BYTES)  # whatever comes is surplus, and tells what it is
+            return self._buffer
+        edge = piece.start if piece.start > self._at else piece.stop
+        if self._cursor < self.placed:
+            self._buffer = self._spare(min(edge - self._at, self.placed - self._cursor))
+        elif piece.start > self._at or piece.released:
+            self._buffer = self._spare(edge - self._at)
         elif not self._group.window.admits(piece.before):
             return NO_ROOM
         else:
             self._piece = piece
-            stop = min(piece.stop, offset + limit)
-            self._buffer = piece.memory[self._at - piece.start : stop - piece.start]
+            self._buffer = piece.room(self._at, min(piece.stop, offset + limit))
         return self._buffer
 
     def advance(self, count: int) -> None:
         offset, limit = self._group.offset(self.position), self._limit()
         if offset is None or limit is None or offset + self._cursor != self._at:
             raise StartOver(changed=False)
-        if self._cursor >= limit:
-            raise Surplus
         self._look(count)
+        if self._cursor >= limit:
+            self._surplus += count
+            self._stop_when_telling()
+            return
         self._cursor += count
         if self._piece is not None:
             self._place(self._piece, self._at, count)
         elif self._cursor <= self.placed:
             self._compare(self._at, count)
+        self._sum_up(count)
         self.placed = max(self.placed, self._cursor)
         if self._cursor >= limit and self._group.shard_size(self.position) not in (None, limit):
-            raise Surplus
+            self._stop_when_telling()
 
     async def wait(self) -> None:
         if self._group.offset(self.position) is None:
             await self._group.signal.wait()
             return
+        piece, window = self._group.piece_at(self._at), self._group.window
+        if piece is not None and window.admits(piece.before):
+            await piece.touch(self._at)
+            return
         # The consumer of a stream may take its time, or want the slot for another load in between.
         self._slot.release()
-        await self._group.window.signal.wait()
-        await self._slot.acquire()
+        with window.pause():
+            while piece is not None and not window.admits(piece.before):
+                await window.signal.wait()
+            await self._slot.acquire()
 
     def end(self, *, surplus: bool = False) -> None:
         size = self._group.shard_size(self.position)
-        if size is None and not (surplus and self._skips_rest()):
-            self._group.announce(self.position, self._cursor + surplus)
-        elif not surplus and size is not None and self._cursor < size and not self.complete:
-            raise TruncatedError(self.url, self._cursor, size)
+        received = self._cursor + self._surplus
+        if size is None:
+            self._tell_size(received, surplus=surplus or self._surplus > 0)
+        elif not surplus and received < size and not self.complete:
+            raise TruncatedError(self.url, received, size)
         self._ended = True
         self._group.check()
         self._report(self.received, self.size)
+        # A buffer left here would keep the last piece of every shard alive, and so a streamed model as a whole.
+        self._piece, self._buffer, self._scratch = None, NO_ROOM, NO_ROOM
+
+    def close(self) -> None:
+        """Part from the group: they know each other, and memory would stay until Python looks for such circles."""
+        self._group.bodies.clear()
 
     def _limit(self) -> int | None:
         """Return how many bytes from its beginning are of use; None while its place is unknown."""
@@ -235,6 +267,24 @@ class ShardBody:
         if offset is None:
             return None
         return self._group.last_wanted(offset, None if size is None else offset + size) - offset
+
+    def _stop_when_telling(self) -> None:
+        if self.is_telling:
+            raise Surplus
+
+    def _tell_size(self, received: int, *, surplus: bool) -> None:
+        """Tell the group what the end of the body says about its length."""
+        if (surplus or self.complete) and self._skips_rest():
+            self._group.skip_behind(self.position)
+        elif surplus and not self._group.is_certain(self.position):
+            raise StartOver(changed=False)  # It may be in the wrong place, and no surplus at all.
+        else:
+            self._announce(received)
+
+    def _announce(self, size: int) -> None:
+        if size < self.placed:
+            raise StartOver(changed=True)  # An earlier attempt brought more than this version has.
+        self._group.announce(self.position, size)
 
     def _skips_rest(self) -> bool:
         """Whether bytes behind the last wanted ones are other weights, no surplus."""
@@ -265,21 +315,45 @@ class ShardBody:
         if piece.memory[at - piece.start : at - piece.start + count] != self._buffer[:count]:
             raise StartOver(changed=True)
 
+    def _sum_up(self, count: int) -> None:
+        """Sum up what came; raise StartOver if it came again, all of it, and differs from what was handed out."""
+        if self._group.window.ahead is None:
+            return
+        self._sum = crc32(self._buffer[:count], self._sum)
+        if self._cursor > self.placed:
+            self._placed_sum = self._sum
+        elif self._cursor == self.placed and self._sum != self._placed_sum:
+            raise StartOver(changed=True)
+
     def _spare(self, count: int) -> memoryview:
         if not self._scratch:
             self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         return self._scratch[:count]
 
 
+class Allowance:
+    """How many bytes may come in groups with strings: model.json does not tell, so it could not be checked before."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def use(self, count: int, url: str) -> None:
+        """Take note of so many bytes more. Raises RefusedError if there are too many."""
+        self.used += count
+        if self.used > self.limit:
+            raise RefusedError(url, f"there are over {self.limit:,} bytes of strings, which is Limits.weight_bytes")
+
+
 class TextBody:
     """The sink for one shard of a group with strings: keeps it."""
 
-    def __init__(self, group: "TextAssembly", url: str, limit: int, report: Callable[[int, int | None], None]) -> None:
+    def __init__(self, group: "TextAssembly", url: str, report: Callable[[int, int | None], None]) -> None:
         self.position = len(group.bodies)
         self.url = url
         self.size: int | None = None
-        self._group, self._limit, self._report = group, limit, report
-        self._document = DocumentBody(url, limit, "Limits.weight_bytes")
+        self._group, self._report = group, report
+        self._document = DocumentBody(url, group.allowance.limit, "Limits.weight_bytes")
         group.bodies.append(self)
 
     @property
@@ -304,16 +378,14 @@ class TextBody:
 
     def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
         self.size = length
-        self._group.received -= self.received
+        self._group.allowance.used -= self.received
         self._document.begin(length, identity)
 
     def get_buffer(self) -> memoryview:
         return self._document.get_buffer()
 
     def advance(self, count: int) -> None:
-        self._group.received += count
-        if self._group.received > self._limit:
-            raise RefusedError(self.url, f"its group has over {self._limit:,} bytes, which is Limits.weight_bytes")
+        self._group.allowance.use(count, self.url)
         self._document.advance(count)
 
     async def wait(self) -> None:
@@ -324,6 +396,10 @@ class TextBody:
         self.size = self.received
         self._report(self.received, self.size)
         self._group.check()
+
+    def close(self) -> None:
+        """Part from the group."""
+        self._group.bodies.clear()
 
 
 class TextAssembly:
@@ -336,9 +412,10 @@ class TextAssembly:
         piece: Piece,
         whole: Callable[[Piece, Sequence[PlacedWeight]], None],
         warn: Callable[[str], None],
+        allowance: "Allowance",
     ) -> None:
         self.bodies: list[TextBody] = []
-        self.received = 0  # bytes of all shards
+        self.allowance = allowance
         self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
 
     def check(self) -> None:
@@ -349,12 +426,29 @@ class TextAssembly:
         self._piece.fill(data)
         try:
             weights = self._piece.decoder.add(0, len(data))
-            used = weights[-1].stop if weights else 0
-            if used < len(data) and not self._blueprint.tolerates_extra(self._layout):
-                shard = self._layout.shard_at(used, [len(body.data) for body in self.bodies])
-                raise ExtraBytesError(self._layout.index, shard, used, len(data))
-        except (MissingBytesError, ExtraBytesError) as error:
-            raise suspicion([(body.url, body.head) for body in self.bodies], error) or error from None
+        except MissingBytesError as error:
+            raise _likelier(self.bodies, error) from None
+        used = weights[-1].stop if weights else 0
         if used < len(data):
-            self._warn(surplus_message(self._layout, len(data) - used))
+            message = _tolerated(self._layout, self.bodies, [body.received for body in self.bodies], used)
+            if not self._blueprint.tolerates_extra(self._layout):
+                raise _extra(self._layout, [body.received for body in self.bodies], used)
+            self._warn(message)
         self._whole(self._piece, [weight for weight in weights if weight.spec.name in self._blueprint.wanted])
+
+
+def _tolerated(layout: GroupLayout, bodies: Sequence[ShardBody | TextBody], sizes: Sequence[int], used: int) -> str:
+    """Return what to tell of the bytes behind the `used` ones; raise if a body is visibly no weights."""
+    error = _extra(layout, sizes, used)
+    if (likelier := _likelier(bodies, error)) is not error:
+        raise likelier
+    return surplus_message(layout, sum(sizes) - used)
+
+
+def _extra(layout: GroupLayout, sizes: Sequence[int], used: int) -> ExtraBytesError:
+    return ExtraBytesError(layout.index, layout.shard_at(used, sizes), used, sum(sizes))
+
+
+def _likelier(bodies: Sequence[ShardBody | TextBody], error: MissingBytesError | ExtraBytesError) -> TfjsFetchError:
+    """Return the error behind wrong sizes: `error`, unless one of the bodies is visibly no weights."""
+    return suspicion([(body.url, body.head) for body in bodies], error) or error

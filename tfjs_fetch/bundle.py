@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from tfjs_fetch.format.selection import chosen, renamed, restrict, with_groups
 from tfjs_fetch.format.topology import GraphTopology, LayersTopology, topology
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+Default = TypeVar("Default")
 
 
 class WeightBundle(Mapping[str, Array]):
@@ -44,7 +46,7 @@ class WeightBundle(Mapping[str, Array]):
         """Take the stored bytes of every weight of `manifest`, and those arrays that are already decoded."""
         self.manifest = manifest
         self.source = source
-        self._stored = {spec.name: stored[spec.name].toreadonly() for spec in manifest.weights}
+        self._stored = {spec.name: _readonly(stored[spec.name]) for spec in manifest.weights}
         self._arrays = dict(arrays)
 
     @classmethod
@@ -81,6 +83,16 @@ class WeightBundle(Mapping[str, Array]):
             # Two threads may both decode it; `setdefault` lets both have the same array.
             array = self._arrays.setdefault(name, decode(self.spec(name), self._stored[name]))
         return array
+
+    @overload
+    def get(self, name: str, /) -> Array | None: ...
+
+    @overload
+    def get(self, name: str, /, default: Array | Default) -> Array | Default: ...
+
+    def get(self, name: str, /, default: object = None) -> object:
+        """Return the weight `name`, else `default`, without a look for the nearest names."""
+        return self[name] if name in self._stored else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)
@@ -143,9 +155,9 @@ class WeightBundle(Mapping[str, Array]):
         same.
         """
         new = self._new_names(names)
-        if len(set(new.values())) < len(new):
-            doubled = next(name for name in new.values() if list(new.values()).count(name) > 1)
-            raise ValueError(f"two weights would be called {doubled!r}")
+        ((called, count),) = Counter(new.values()).most_common(1) or [("", 0)]
+        if count > 1:
+            raise ValueError(f"two weights would be called {called!r}")
         stored = {new[name]: data for name, data in self._stored.items()}
         arrays = {new[name]: array for name, array in self._arrays.items()}
         return WeightBundle(renamed(self.manifest, new), stored, arrays, source=self.source)
@@ -197,6 +209,10 @@ class WeightBundle(Mapping[str, Array]):
         for name in names:
             self.spec(name)
         return {name: names.get(name, name) for name in self}
+
+
+def _readonly(data: memoryview) -> memoryview:
+    return data if data.readonly else data.toreadonly()
 
 
 def _entry(spec: WeightSpec) -> Json:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import RunVar
+from anyio.lowlevel import current_token
 
 from tfjs_fetch.assembly import StartOver
 from tfjs_fetch.bodies import DocumentBody
@@ -24,7 +24,7 @@ from tfjs_fetch.config import Limits, Policy, Retry
 from tfjs_fetch.content import HEAD_BYTES, recognise
 from tfjs_fetch.download import Downloader, Slots
 from tfjs_fetch.errors import IntegrityError, ManifestError, ModelChangedError, WrongContentError
-from tfjs_fetch.events import Event, Finished, OnEvent, Planned, ignore
+from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
 from tfjs_fetch.files import Files, GivenFiles, open_archive, open_files
 from tfjs_fetch.format.decoding import Buffer
 from tfjs_fetch.format.manifest import Manifest, parse
@@ -68,18 +68,19 @@ class Client:
         self._limits, self._retry, self._policy = limits, retry, policy
         self._ssl_context, self._http = ssl_context, http
         self._own: Any = None  # the client made here, when it is first needed
-        self._entered: RunVar[bool] = RunVar("tfjs_fetch.Client")
+        self._loop: object = None  # the event loop it was entered on, while it is open
         self._slots: Slots
 
     async def __aenter__(self) -> Self:
-        self._entered.set(True)
+        self._loop = current_token()
         self._slots = Slots(self._limits)
+        self._making = anyio.Lock()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._entered.set(False)
+        self._loop = None
         if self._own is not None:
             own, self._own = self._own, None
             with anyio.CancelScope(shield=True):
@@ -119,6 +120,7 @@ class Client:
         """
         self._check()
         started = time.monotonic()
+        weights = _patterns(weights)
         for attempt in range(_LOADS):
             events = _Events(progress)
             model = await self._open(source, weights, shard_url, events.take)
@@ -165,14 +167,11 @@ class Client:
                 yield stream
         except StartOver:
             raise ModelChangedError(str(source), 1) from None
-        progress(Finished(model.plan.source, _received(model), time.monotonic() - started))
+        if events.complete:
+            progress(Finished(model.plan.source, _received(model), time.monotonic() - started))
 
     def _check(self) -> None:
-        try:
-            entered = self._entered.get(False)
-        except LookupError:
-            entered = False
-        if not entered:
+        if self._loop != current_token():
             raise RuntimeError("a Client is used inside its `async with`, and on the event loop it was entered on")
 
     async def _open(
@@ -195,7 +194,7 @@ class Client:
     ) -> Model:
         url = place.url
         home = origin(url)
-        downloader = Downloader(self._transport(), self._retry, self._policy, home, self._headers, shown, notify)
+        downloader = Downloader(await self._transport(), self._retry, self._policy, home, self._headers, shown, notify)
         if place.is_archive:
             return await self._open_archive(url, downloader, weights)
         body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
@@ -208,6 +207,7 @@ class Client:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it
         most = self._limits.weight_bytes + self._limits.manifest_bytes
         await self._bring(downloader, url, DocumentBody(url, most, "Limits.weight_bytes", file))
+        file.seek(0)
         files = await anyio.to_thread.run_sync(open_archive, url, file, self._limits)
         return await self._open_local(files, downloader.source, weights, downloader.notify)
 
@@ -226,9 +226,7 @@ class Client:
             slot.release()
 
     async def _draw(self, document: bytes, source: str, weights: str | Iterable[str] | None) -> Blueprint:
-        if weights is not None and not isinstance(weights, str):
-            weights = tuple(weights)
-        work = partial(_drawn, document, source, self._limits, weights, self._policy)
+        work = partial(_drawn, document, source, self._limits, _patterns(weights), self._policy)
         if len(document) <= _INLINE_DOCUMENT:
             return work()
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
@@ -244,11 +242,13 @@ class Client:
             await downloader.check_leap(url, foreign)
         return urls
 
-    def _transport(self) -> HttpTransport:
+    async def _transport(self) -> HttpTransport:
         if self._http is not None:
             return HttpTransport(self._http)
-        if self._own is None:
-            self._own = http_client(self._limits, self._ssl_context)
+        async with self._making:
+            if self._own is None:
+                # Reading the certificates takes 20 ms, and the first time imports 60 more.
+                self._own = await anyio.to_thread.run_sync(http_client, self._limits, self._ssl_context)
         return HttpTransport(self._own)
 
 
@@ -342,11 +342,14 @@ class _Events:
     """Holds the events of opening a model back until the first one is out, which is Planned."""
 
     def __init__(self, listener: OnEvent) -> None:
+        self.complete = False  # whether all weights are ready
         self._listener = listener
         self._held: list[Event] | None = []
 
     def take(self, event: Event) -> None:
         """Pass `event` on, now or later."""
+        if isinstance(event, WeightReady):
+            self.complete = event.done == event.total
         if self._held is None:
             self._listener(event)
         else:
@@ -354,6 +357,7 @@ class _Events:
 
     def begin(self, first: Planned) -> None:
         """Pass `first` on and what was held back."""
+        self.complete = first.weights == 0
         held, self._held = self._held or [], None
         for event in (first, *held):
             self._listener(event)
@@ -377,6 +381,11 @@ def _parsed(document: bytes, source: str, limits: Limits) -> Manifest:
         if content is None or content == "a JSON document":
             raise
         raise WrongContentError(source, content) from None
+
+
+def _patterns(weights: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
+    """Return `weights` as something that can be gone through more than once."""
+    return weights if weights is None or isinstance(weights, str) else tuple(weights)
 
 
 async def _called(function: Callable[[str], str | Awaitable[str]], path: str) -> str:

@@ -14,7 +14,7 @@ _BUCKET_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9_.-]{1,64})\s*</Code>")
 def recognise(head: bytes) -> str | None:
     """Return what a file that begins with `head` is, in words; None if it may well be weights."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:HEAD_BYTES].lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<!--")):
         return "an HTML page"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer"

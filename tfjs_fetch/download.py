@@ -18,7 +18,7 @@ import anyio
 
 from tfjs_fetch.bodies import Body, DocumentBody, HeadBody, Inflating, Surplus
 from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.content import recognise
+from tfjs_fetch.content import HEAD_BYTES, recognise
 from tfjs_fetch.errors import (
     RefusedError,
     StalledError,
@@ -39,6 +39,8 @@ _MAX_REDIRECTS = 10
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
 # Seconds beyond which a server's Retry-After is no pause any more but a refusal.
 _MAX_RETRY_AFTER = 120.0
+# Seconds to wait for a body that is not the one wanted: of an error, to say what it is, or of a redirect.
+_MANNERS_SECONDS = 1.0
 
 
 class Slots:
@@ -124,7 +126,7 @@ class Downloader:
         try:
             with anyio.move_on_after(self.retry.stall_seconds):
                 async with self._answer("HEAD", url, "identity") as answer:
-                    return _length(answer) if answer.status == 200 else None
+                    return _length(answer) if answer.status == 200 and _encoding(url, answer) is None else None
         except TransportError:
             pass
         return None
@@ -154,7 +156,9 @@ class Downloader:
             except Surplus:
                 return body.end(surplus=True)
             except TruncatedError as error:
-                raise TruncatedError(url, error.received, length) from error.__cause__
+                # An encoding may end too early in a body that does not.
+                expected = length if length is not None and error.received < length else None
+                raise TruncatedError(url, error.received, expected) from error.__cause__
             if length is not None and watch.received < length:
                 raise TruncatedError(url, watch.received, length)
         return body.end()
@@ -165,7 +169,9 @@ class Downloader:
         target = url
         for _ in range(_MAX_REDIRECTS + 1):
             personal = origin(target) == self.home
-            headers = {**(self.headers if personal else {}), "accept-encoding": accept}
+            own = self.headers.items() if personal else ()
+            headers = {name: value for name, value in own if name.lower() != "accept-encoding"}
+            headers["accept-encoding"] = accept
             async with self.transport.request(method, target, headers, personal=personal) as answer:
                 location = answer.headers.get("location")
                 if answer.status not in _REDIRECTS or location is None:
@@ -266,16 +272,17 @@ async def _check_status(url: str, answer: Answer, watch: _Watch) -> None:
     if answer.status in (200, 203):
         return
     head = HeadBody()
-    with suppress(Surplus, TransportError):
-        await answer.receive(watch.over(head))
+    with suppress(Surplus, TransportError), anyio.move_on_after(_MANNERS_SECONDS):
+        encoding = _encoding(url, answer)
+        await answer.receive(watch.over(Inflating(url, encoding, head) if encoding else head))
     after = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
     raise StatusError(url, answer.status, recognise(bytes(head.data)), after)
 
 
 async def _drain(answer: Answer) -> None:
     """Read the short body of a redirect, so that its connection can be used again; others cost the connection."""
-    if (length := _length(answer)) is not None and length <= 4096:
-        with suppress(Surplus, TransportError):
+    if (length := _length(answer)) is not None and length < HEAD_BYTES:
+        with suppress(Surplus, TransportError), anyio.move_on_after(_MANNERS_SECONDS):
             await answer.receive(HeadBody())
 
 
@@ -307,10 +314,14 @@ def _identity(answer: Answer) -> tuple[str, ...]:
 async def _is_private(host: str) -> bool:
     """Whether `host` is, or has an address that is, not on the public internet."""
     try:
-        addresses = [host] if _is_address(host) else [str(found[4][0]) for found in await anyio.getaddrinfo(host, None)]
-    except OSError:
+        addresses = [host] if _is_address(host) else await _addresses(host.rstrip("."))
+    except (OSError, ValueError):
         return False  # Unknown here: a proxy may know it, else the request will fail.
     return any(not ip_address(address.partition("%")[0]).is_global for address in addresses)
+
+
+async def _addresses(host: str) -> Sequence[str]:
+    return [str(found[4][0]) for found in await anyio.getaddrinfo(host, None)]
 
 
 def _is_address(host: str) -> bool:

@@ -5,23 +5,45 @@ read into memory, never onto the disk, and only those that model.json lists. Wha
 parent directories, no absolute paths, no links in archives; and no more is unpacked than `Limits` allow.
 """
 
+import gzip
 import mmap
 import os
 import stat
+import struct
 import tarfile
+import weakref
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any, Protocol, cast
 
 from tfjs_fetch.config import Limits
 from tfjs_fetch.errors import RefusedError, UnreachableError, WrongContentError
 
 _DOCUMENT = "model.json"
 # JSON files that lie beside a model and are none: ml5.js and Teachable Machine write them.
-_COMPANIONS = ("metadata.json", "model_meta.json", "package.json", "labels.json", "class_names.json")
+_COMPANIONS = ("metadata.json", "package.json", "labels.json", "class_names.json")
+_COMPANION_ENDING = "_meta.json"
 _MAX_MEMBERS = 100_000
+# How much of an archive is read at once; of a zip's index, of the extended headers of a tar, of a member.
+_INDEX_BYTES = 4 * 2**20
+_HEADER_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
+_PADDING_PIECES = 16
+# What the standard library raises for archives that are none; RuntimeError for encrypted ones and for endless headers.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+)
 
 
 class Files(Protocol):
@@ -39,8 +61,11 @@ def open_files(path: Path, limits: Limits) -> Files:
 
     Raises UnreachableError if there is none.
     """
-    if path.is_dir():
-        names = [entry.name for entry in path.iterdir() if entry.is_file()]
+    try:
+        names = [entry.name for entry in path.iterdir() if entry.is_file()] if path.is_dir() else None
+    except (OSError, ValueError) as error:
+        raise UnreachableError(str(path), _reason(error), final=True) from error
+    if names is not None:
         return DirectoryFiles(path / choose_document(str(path), names), limits)
     if path.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
         return open_archive(str(path), _open(path), limits)
@@ -62,12 +87,13 @@ def choose_document(source: str, names: Collection[str]) -> str:
     jsons = [name for name in names if name.lower().endswith(".json") and _is_visible(name)]
     models = sorted((name.count("/"), name) for name in jsons if PurePosixPath(name).name == _DOCUMENT)
     if models:
-        return models[0][1]
-    candidates = [name for name in jsons if PurePosixPath(name).name.lower() not in _COMPANIONS]
+        candidates = [name for depth, name in models if depth == models[0][0]]
+    else:
+        candidates = [name for name in jsons if not _is_companion(PurePosixPath(name).name.lower())]
     if len(candidates) == 1:
         return candidates[0]
     found = f"it has {', '.join(sorted(candidates)[:5])}: name one of them" if candidates else "no JSON is in it"
-    raise UnreachableError(source, f"there is no {_DOCUMENT}; {found}", final=True)
+    raise UnreachableError(source, f"there is not one {_DOCUMENT}; {found}", final=True)
 
 
 class DirectoryFiles:
@@ -78,11 +104,15 @@ class DirectoryFiles:
 
     def document(self) -> bytes:
         """Return the content of the JSON file."""
+        most = self._limits.manifest_bytes
         with _open(self._document) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > self._limits.manifest_bytes:
-                raise RefusedError(str(self._document), _too_long(size, self._limits.manifest_bytes))
-            return file.read(self._limits.manifest_bytes)
+            try:
+                data = file.read(most + 1)
+            except OSError as error:
+                raise UnreachableError(str(self._document), _reason(error), final=True) from error
+        if len(data) > most:
+            raise RefusedError(str(self._document), f"it has over {most:,} bytes, which is Limits.manifest_bytes")
+        return data
 
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the files, mapped read-only."""
@@ -94,18 +124,21 @@ class ZipFiles:
     """A model in a zip archive."""
 
     def __init__(self, source: str, file: IO[bytes], limits: Limits) -> None:
+        weakref.finalize(self, file.close)
         self._source, self._limits = source, limits
         try:
-            self._archive = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            self._archive = zipfile.ZipFile(_Guarded(file, _INDEX_BYTES, source).as_file())
+        except _DAMAGE as error:
             raise _damaged(source, error) from error
-        if len(self._archive.infolist()) > _MAX_MEMBERS:
+        members = self._archive.infolist()
+        if len(members) > _MAX_MEMBERS:
             raise RefusedError(source, f"it has over {_MAX_MEMBERS:,} members")
-        self._name = choose_document(source, [info.filename for info in self._archive.infolist() if not info.is_dir()])
+        self._members = {_plain(info.filename): info for info in members if not info.is_dir()}
+        self._name = choose_document(source, self._members.keys())
 
     def document(self) -> bytes:
         """Return the content of the JSON."""
-        return self._read(self._name, self._limits.manifest_bytes)
+        return bytes(self._read(self._name, self._limits.manifest_bytes))
 
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the members, unpacked."""
@@ -116,39 +149,46 @@ class ZipFiles:
             contents[path] = memoryview(content)
         return contents
 
-    def _read(self, name: str, most: int) -> bytes:
+    def _read(self, name: str, most: int) -> bytearray:
+        if name not in self._members:
+            raise _missing(self._source, name)
+        info = self._members[name]
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise RefusedError(self._source, f"its member {name!r} is a link")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The others would be unpacked without a bound.
+            raise RefusedError(self._source, f"its member {name!r} is compressed in another way than deflate")
+        if info.file_size > most:
+            raise RefusedError(self._source, f"its member {name!r} is too long ({_too_long(info.file_size, most)})")
         try:
-            info = self._archive.getinfo(name)
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise RefusedError(self._source, f"its member {name!r} is a link")
-            if info.file_size > most:
-                raise RefusedError(self._source, f"its member {name!r} is too long ({_too_long(info.file_size, most)})")
             with self._archive.open(info) as member:
-                content = member.read(most + 1)
-        except KeyError:
-            raise UnreachableError(f"{self._source}/{name}", "the archive has no such member", final=True) from None
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+                return _content(member)
+        except _DAMAGE as error:
             raise _damaged(self._source, error) from error
-        if len(content) > most:
-            raise RefusedError(self._source, f"its member {name!r} is longer than it says")
-        return content
 
 
 class TarFiles:
-    """A model in a tar archive, compressed or not; it is read from front to back, once for each purpose."""
+    """A model in a tar archive, compressed by gzip or not; it is read from front to back, once for each purpose."""
 
     def __init__(self, source: str, file: IO[bytes], limits: Limits) -> None:
+        weakref.finalize(self, file.close)
         self._source, self._file, self._limits = source, file, limits
         sizes: dict[str, int] = {}
-        jsons: dict[str, bytes] = {}
-        for name, member, content in self._members():
-            sizes[name] = member.size
-            if name.endswith(".json") and member.size <= limits.manifest_bytes - sum(map(len, jsons.values())):
-                jsons[name] = content.read()
-        self._name = choose_document(source, list(sizes))
+        room = limits.manifest_bytes
+
+        def is_json(name: str, size: int) -> bool:
+            nonlocal room
+            sizes[name] = size
+            if not name.lower().endswith(".json") or size > room:
+                return False
+            room -= size
+            return True
+
+        jsons = self._unpack(is_json)
+        self._name = choose_document(source, sizes)
         if self._name not in jsons:
             raise RefusedError(source, _too_long(sizes[self._name], limits.manifest_bytes))
-        self._content = jsons[self._name]
+        self._content = bytes(jsons[self._name])
 
     def document(self) -> bytes:
         """Return the content of the JSON."""
@@ -156,37 +196,79 @@ class TarFiles:
 
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the members, unpacked."""
-        wanted: dict[str, list[str]] = {}
-        for path in paths:
-            wanted.setdefault(_beside(self._source, self._name, path), []).append(path)
-        contents: dict[str, memoryview] = {}
-        for name, member, file in self._members():
-            for path in wanted.get(name, ()):
-                if path not in contents:
-                    most -= member.size
-                    if most < 0:
-                        raise RefusedError(self._source, "its members are longer than model.json and Limits allow")
-                    contents[path] = memoryview(file.read())
-        for name, listed in wanted.items():
-            if listed[0] not in contents:
-                raise UnreachableError(f"{self._source}/{name}", "the archive has no such member", final=True)
-        return contents
+        names = {path: _beside(self._source, self._name, path) for path in paths}
+        wanted = frozenset(names.values())
 
-    def _members(self) -> Iterable[tuple[str, tarfile.TarInfo, IO[bytes]]]:
-        """Yield the regular files: name, description, content to be read before the next one."""
+        def is_wanted(name: str, size: int) -> bool:
+            nonlocal most
+            if name not in wanted:
+                return False
+            most -= size
+            if most < 0:
+                raise RefusedError(self._source, "its members are longer than model.json and Limits allow")
+            return True
+
+        contents = self._unpack(is_wanted)
+        if missing := wanted - contents.keys():
+            raise _missing(self._source, min(missing))
+        return {path: memoryview(contents[name]) for path, name in names.items()}
+
+    def _unpack(self, wanted: Callable[[str, int], bool]) -> Mapping[str, bytearray]:
+        """Return the contents of those regular files whose name and size are `wanted`; the last of a name counts."""
         most = self._limits.weight_bytes + self._limits.manifest_bytes
-        self._file.seek(0)
+        contents: dict[str, bytearray] = {}
         try:
-            with tarfile.open(fileobj=self._file, mode="r|*") as archive:
+            with self._open() as archive:
                 for count, member in enumerate(archive):
                     most -= member.size
+                    if member.size < 0:  # Python before 3.13.6 would go round in circles
+                        raise tarfile.ReadError(f"{member.name!r} has a negative size")
                     if most < 0 or count >= _MAX_MEMBERS:
                         raise RefusedError(self._source, "it has more members, or longer ones, than Limits allow")
-                    content = archive.extractfile(member) if member.isreg() else None
-                    if content is not None:
-                        yield member.name.removeprefix("./"), member, content
-        except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+                    name = _plain(member.name)
+                    if member.isreg() and wanted(name, member.size) and (file := archive.extractfile(member)):
+                        contents[name] = _content(file)
+        except _DAMAGE as error:
             raise _damaged(self._source, error) from error
+        return contents
+
+    @contextmanager
+    def _open(self) -> Iterator[tarfile.TarFile]:
+        self._file.seek(0)
+        packed = self._file.read(2) == b"\x1f\x8b"
+        self._file.seek(0)
+        # tarfile could tell the compression itself, but would unpack bzip2 and xz without a bound.
+        with gzip.GzipFile(fileobj=self._file) if packed else nullcontext(self._file) as file:
+            guarded = _Guarded(file, _HEADER_BYTES, self._source)
+            with tarfile.open(fileobj=guarded.as_file(), mode="r:") as archive:
+                yield archive
+            # The padding behind the last member is read so that the checksum at the end is looked at.
+            for _ in range(_PADDING_PIECES if packed else 0):
+                if not guarded.read(_PIECE_BYTES):
+                    break
+
+
+class _Guarded:
+    """A file that may be read forwards and backwards, but not much at a time.
+
+    What zipfile and tarfile keep in memory, the index and extended headers, they read at once, however long it says
+    it is.
+    """
+
+    def __init__(self, file: Any, most: int, source: str) -> None:  # whatever can read, seek and tell
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file, self._most, self._source = file, most, source
+
+    def read(self, size: int = -1) -> bytes:
+        """Return what a file does. Raises RefusedError if that is too much."""
+        data: bytes = self._file.read(self._most + 1 if size < 0 else min(size, self._most + 1))
+        if len(data) > self._most:
+            raise RefusedError(self._source, f"its index or a header in it has over {self._most:,} bytes")
+        return data
+
+    def as_file(self) -> IO[bytes]:
+        """Return it as the type that zipfile and tarfile are declared to want; they use what it has."""
+        return cast("IO[bytes]", self)
 
 
 class GivenFiles:
@@ -195,6 +277,13 @@ class GivenFiles:
     def __init__(self, contents: Mapping[str, memoryview]) -> None:
         self._contents = {name: content.cast("B") if content.nbytes else content for name, content in contents.items()}
 
+    @cached_property
+    def _by_file_name(self) -> Mapping[str, list[memoryview]]:
+        found: dict[str, list[memoryview]] = {}
+        for name, content in self._contents.items():
+            found.setdefault(PurePosixPath(name).name, []).append(content)
+        return found
+
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the content of the files, found by their path or else by their name alone."""
         return {path: self._content(path) for path in paths}
@@ -202,10 +291,9 @@ class GivenFiles:
     def _content(self, path: str) -> memoryview:
         if path in self._contents:
             return self._contents[path]
-        file_name = PurePosixPath(path).name
-        found = [name for name in self._contents if PurePosixPath(name).name == file_name]
+        found = self._by_file_name.get(PurePosixPath(path).name, ())
         if len(found) == 1:
-            return self._contents[found[0]]
+            return found[0]
         reason = "it is not among the given files" if not found else "several of the given files have its name"
         raise UnreachableError(path, reason, final=True)
 
@@ -217,11 +305,11 @@ def inner_name(source: str, path: str) -> str:
     """
     parts: list[str] = []
     for part in path.replace("\\", "/").split("/"):
-        if part == ".." and parts:
+        if part == ".." and parts and parts[-1] != "..":
             parts.pop()
         elif part not in ("", "."):
             parts.append(part)
-    drive = len(path) > 1 and path[1] == ":" and os.name == "nt"
+    drive = os.name == "nt" and ":" in path
     if path.startswith(("/", "\\")) or drive or ".." in parts or "\0" in path or not parts:
         raise RefusedError(source, f"the shard {path!r} leads out of the model's directory")
     return "/".join(parts)
@@ -231,9 +319,18 @@ def _beside(source: str, document: str, path: str) -> str:
     return str(PurePosixPath(document).parent / inner_name(source, path))
 
 
+def _plain(name: str) -> str:
+    """Return the name of a member as `inner_name` gives it; some archives made on Windows have backslashes."""
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _is_companion(name: str) -> bool:
+    return name in _COMPANIONS or name.endswith(_COMPANION_ENDING)
+
+
 def _is_visible(name: str) -> bool:
     """Whether `name` is no hidden file, nor one of those that macOS puts into archives."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.removeprefix("./").split("/"))
+    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -262,6 +359,17 @@ def _reason(error: Exception) -> str:
 
 def _too_long(size: int, most: int) -> str:
     return f"it has {size:,} bytes where {most:,} are allowed"
+
+
+def _content(file: IO[bytes]) -> bytearray:
+    content = bytearray()
+    while piece := file.read(_PIECE_BYTES):
+        content += piece
+    return content
+
+
+def _missing(source: str, name: str) -> UnreachableError:
+    return UnreachableError(source, f"the archive has no member {name!r}", final=True)
 
 
 def _damaged(source: str, error: Exception) -> WrongContentError:

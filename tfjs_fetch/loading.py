@@ -4,7 +4,7 @@ The tasks of a load live in one task group. Slots for transfers are asked for in
 so a shard that others wait for always has its slot before them.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from tfjs_fetch.assembly import GroupAssembly, ShardBody, TextAssembly, TextBody
-from tfjs_fetch.config import Limits
+from tfjs_fetch.assembly import Allowance, GroupAssembly, ShardBody, TextAssembly, TextBody
 from tfjs_fetch.download import Downloader, Slot, Slots
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
 from tfjs_fetch.format.decoding import odd_bools
@@ -24,7 +23,7 @@ from tfjs_fetch.format.dtypes import STRING, Array
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import odd_message
-from tfjs_fetch.pieces import Piece, Signal, Window, cut
+from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before, cut
 from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
 
@@ -50,7 +49,7 @@ class Job:
     sizes: Sequence[Sequence[int] | None]
     downloader: Downloader
     slots: Slots
-    limits: Limits
+    allowance: Allowance
 
     @property
     def notify(self) -> Callable[[Event], None]:
@@ -80,10 +79,13 @@ async def load(job: Job) -> Loaded:
     window = Window()
     kitchen = _Kitchen(job)
     errands = _assemble(job, window, kitchen.take)
-    async with task_group() as tasks:
-        tasks.start_soon(kitchen.run)
-        await _transfer(job, errands, window)
-        kitchen.close()
+    try:
+        async with task_group() as tasks:
+            tasks.start_soon(kitchen.run)
+            await _transfer(job, errands, window)
+            kitchen.close()
+    finally:
+        _close(errands)
     return Loaded(kitchen.stored, kitchen.arrays)
 
 
@@ -93,23 +95,46 @@ async def stream(job: Job) -> AsyncIterator[AsyncIterator[tuple[WeightSpec, Arra
     window = Window(_AHEAD_BYTES)
     counter = _Counter(job, window)
     errands = _assemble(job, window, counter.take)
+
+    async def transfer() -> None:
+        await _transfer(job, errands, window)
+        counter.close()
+
+    failure: Exception | None = None
     async with task_group() as tasks:
-        tasks.start_soon(_transfer, job, errands, window)
-        yield counter
-        tasks.cancel_scope.cancel()
+        tasks.start_soon(transfer)
+        try:
+            yield counter
+        except Exception as error:  # noqa: BLE001 - raised again below: a task group would make a copy of an ExceptionGroup
+            failure = error
+        finally:
+            counter.abandon()
+            tasks.cancel_scope.cancel()
+    _close(errands)
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """Give a task group whose failure surfaces as one plain exception."""
-    cancelled = anyio.get_cancelled_exc_class()
+    """Give a task group whose failure surfaces as one plain exception, as it was raised."""
+    failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
             yield tasks
     except BaseExceptionGroup as group:
-        failures = [error for error in group.exceptions if not isinstance(error, cancelled)]
-        error = failures[0] if failures else group.exceptions[0]
-        raise error from error.__cause__
+        failure = _first_failure(group)
+    if failure is not None:
+        context = failure.__context__
+        try:
+            raise failure
+        finally:
+            failure.__context__ = context  # which the cancellation under way would replace
+
+
+def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    cancelled = anyio.get_cancelled_exc_class()
+    return next((error for error in group.exceptions if not isinstance(error, cancelled)), group.exceptions[0])
 
 
 class _Kitchen:
@@ -162,6 +187,17 @@ class _Counter:
         self._ready: dict[str, tuple[Piece, PlacedWeight]] = {}
         self._signal = Signal()
         self._done = 0
+        self._closed = self._abandoned = False
+
+    def close(self) -> None:
+        """Take note that all files are there, and no more weights will come."""
+        self._closed = True
+        self._signal.send()
+
+    def abandon(self) -> None:
+        """Take note that the load is over, however it ended."""
+        self._abandoned = True
+        self._signal.send()
 
     def take(self, piece: Piece, weights: Sequence[PlacedWeight]) -> None:
         """Take weights that are whole."""
@@ -174,10 +210,13 @@ class _Counter:
 
     async def __anext__(self) -> tuple[WeightSpec, Array]:
         spec = next(self._specs, None)
+        # What comes behind the last weight may still be an error.
+        while not self._closed if spec is None else spec.name not in self._ready:
+            self._check()
+            await self._signal.wait()
+        self._check()
         if spec is None:
             raise StopAsyncIteration
-        while spec.name not in self._ready:
-            await self._signal.wait()
         piece, weight = self._ready.pop(spec.name)
         (array,) = await decoded([(piece, weight)], self._job)
         piece.left -= 1
@@ -186,6 +225,10 @@ class _Counter:
         self._done += 1
         self._job.notify(WeightReady(self._job.source, spec.name, self._done, len(self._job.blueprint.wanted)))
         return spec, array
+
+    def _check(self) -> None:
+        if self._abandoned:
+            raise RuntimeError("the weights of a stream are taken inside its `async with`")
 
 
 async def decoded(batch: Sequence[tuple[Piece, PlacedWeight]], job: Job) -> Sequence[Array]:
@@ -262,17 +305,15 @@ def _group_errands(
     if not needed:
         return
     offsets = _expected_offsets(layout, sizes)
-    text = TextAssembly(layout, job.blueprint, pieces[0], take, job.warn) if layout.size is None else None
+    text = (
+        TextAssembly(layout, job.blueprint, pieces[0], take, job.warn, job.allowance) if layout.size is None else None
+    )
     group = GroupAssembly(layout, job.blueprint, pieces, window, take, job.warn, sizes)
     for position in needed:
         url, index, slot = urls[position], first + position, job.slots.slot(urls[position])
         report = partial(_report, job, url, index)
-        body = (
-            ShardBody(group, position, url, slot, report)
-            if text is None
-            else TextBody(text, url, job.limits.weight_bytes, report)
-        )
-        yield _Errand(index, body, slot, _bytes_before(pieces, offsets[position]))
+        body = ShardBody(group, position, url, slot, report) if text is None else TextBody(text, url, report)
+        yield _Errand(index, body, slot, bytes_before(pieces, offsets[position]))
 
 
 def _expected_offsets(layout: GroupLayout, sizes: Sequence[int] | None) -> Sequence[int]:
@@ -283,23 +324,33 @@ def _expected_offsets(layout: GroupLayout, sizes: Sequence[int] | None) -> Seque
     return [(layout.size or 0) * position // count for position in range(count)]
 
 
-def _bytes_before(pieces: Sequence[Piece], offset: int) -> int:
-    """Return how many bytes of weights come in front of the one at `offset` of a group, over all groups."""
-    before = pieces[0].before if pieces else 0
-    return before + sum(min(piece.stop, offset) - piece.start for piece in pieces if piece.start < offset)
-
-
 async def _transfer(job: Job, errands: Sequence[_Errand], window: Window) -> None:
     """Run the errands side by side, each as soon as it has its slot and, in a stream, the consumer is near."""
     under_way: set[int] = set()
     async with task_group() as tasks:
         for errand in errands:
-            # With nothing under way the consumer may be waiting for this very shard, wherever it was expected.
-            while under_way and not window.admits(errand.before):
-                await window.signal.wait()
-            await errand.slot.acquire()
+            await _acquire(errand, under_way, window)
             under_way.add(errand.index)
             tasks.start_soon(_run, job, errand, under_way, window)
+
+
+def _close(errands: Sequence[_Errand]) -> None:
+    for errand in errands:
+        errand.body.close()
+
+
+async def _acquire(errand: _Errand, under_way: Collection[int], window: Window) -> None:
+    """Wait for the slot, and in a stream until the consumer is near."""
+    while True:
+        # With nothing under way the consumer may be waiting for this very shard, wherever it was expected.
+        while under_way and (window.paused or not window.admits(errand.before)):
+            await window.signal.wait()
+        await errand.slot.acquire()
+        if not window.paused:
+            return
+        # The slot is that of an earlier shard that waits for the consumer and will need it again. This one could keep
+        # it for ever: it may have to wait until the end of that one tells where its own bytes belong.
+        errand.slot.release()
 
 
 async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -> None:

@@ -11,9 +11,10 @@ from typing import Protocol, TypeAlias
 
 import anyio.to_thread
 
+from tfjs_fetch.assembly import Allowance
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits
-from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.download import Downloader, Slot, Slots
 from tfjs_fetch.events import OnEvent, Planned, ShardFinished, Warned, WeightReady
 from tfjs_fetch.files import Files
 from tfjs_fetch.format.decoding import decode
@@ -38,7 +39,7 @@ class Model(Protocol):
         """What loading it will bring."""
 
     async def load(self, *, careful: bool) -> WeightBundle:
-        """Return its wanted weights; `careful` places no shard by a guessed size.
+        """Return its wanted weights; `careful` relies on no size that was guessed or asked for in advance.
 
         Raises StartOver if the model changed, or a guess was wrong.
         """
@@ -65,24 +66,24 @@ class HostedModel:
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights."""
-        loaded = await load(await self._job(guess=not careful))
+        sizes = [None] * len(self.urls) if careful else await self._sizes(guess=True)
+        loaded = await load(self._job(sizes))
         return WeightBundle(self.blueprint.wanted_manifest, loaded.stored, loaded.arrays, source=self.source)
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Weights]:
         """Give its wanted weights one by one. Nothing is guessed: what was handed out cannot be taken back."""
-        async with stream(await self._job(guess=False)) as weights:
+        async with stream(self._job(await self._sizes(guess=False))) as weights:
             yield weights
 
-    async def _job(self, *, guess: bool) -> Job:
-        sizes = [await self._sizes(layout, urls, guess) for layout, urls in zip(self._layouts, self.urls, strict=True)]
-        return Job(self.blueprint, self.urls, sizes, self.downloader, self.slots, self.limits)
+    def _job(self, sizes: Sequence[Sequence[int] | None]) -> Job:
+        return Job(self.blueprint, self.urls, sizes, self.downloader, self.slots, Allowance(self.limits.weight_bytes))
 
-    @property
-    def _layouts(self) -> Sequence[GroupLayout]:
-        return self.blueprint.layouts
+    async def _sizes(self, *, guess: bool) -> Sequence[Sequence[int] | None]:
+        groups = zip(self.blueprint.layouts, self.urls, strict=True)
+        return [await self._group_sizes(layout, urls, guess) for layout, urls in groups]
 
-    async def _sizes(self, layout: GroupLayout, urls: Sequence[str], guess: bool) -> Sequence[int] | None:
+    async def _group_sizes(self, layout: GroupLayout, urls: Sequence[str], guess: bool) -> Sequence[int] | None:
         """Return the sizes of a group's shards as far as they are of use in advance.
 
         For all weights a guess will do, since all shards are seen. To leave shards out it must be known what they
@@ -95,19 +96,30 @@ class HostedModel:
         return await self._asked_sizes(layout, urls)
 
     async def _asked_sizes(self, layout: GroupLayout, urls: Sequence[str]) -> Sequence[int] | None:
-        found: dict[int, int | None] = {}
+        """Return the sizes that the server states; None if it does not, or if they do not fit the weights.
 
-        async def ask(position: int) -> None:
-            found[position] = await self.downloader.size(urls[position])
+        Then only the files themselves can tell what is wrong, if anything: a server that compresses what it sends
+        states the compressed length, and one that answers with a page instead of a file the length of that.
+        """
+        found: dict[int, int] = {}
+
+        async def ask(position: int, slot: Slot) -> None:
+            try:
+                size = await self.downloader.size(urls[position])
+            finally:
+                slot.release()
+            if size is None:
+                tasks.cancel_scope.cancel()
+            else:
+                found[position] = size
 
         async with task_group() as tasks:
-            for position in range(len(urls)):
-                tasks.start_soon(ask, position)
-        sizes = [size for position in range(len(urls)) if (size := found[position]) is not None]
-        if len(sizes) < len(urls):
-            return None
-        self.blueprint.check_total(layout, sizes)
-        return sizes
+            for position, url in enumerate(urls):
+                slot = self.slots.slot(url)
+                await slot.acquire()
+                tasks.start_soon(ask, position, slot)
+        sizes = [found[position] for position in sorted(found)]
+        return sizes if len(sizes) == len(urls) and sum(sizes) == layout.size else None
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,23 @@ A group is cut into pieces, each some neighbouring wanted weights with one memor
 chosen weights, or runs of about a mebibyte for a stream, whose window says how far ahead memory may be allocated.
 """
 
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import anyio
+import anyio.to_thread
 import numpy as np
 
 from tfjs_fetch.format.decoding import GroupDecoder
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
+
+# Fresh memory is touched in a worker thread, a block at a time, before bytes are received into it: what the kernel does
+# at the first touch (zeroing, in a virtual machine finding it as well) takes up to milliseconds a megabyte.
+_BLOCK_BYTES = 4 * 2**20
+_PAGE_BYTES = 4096
+# Smaller pieces are not worth the way to a thread.
+_INLINE_BYTES = 256 * 1024
 
 
 class Signal:
@@ -28,16 +40,30 @@ class Signal:
 
 
 class Window:
-    """How far ahead of the consumer memory may be allocated: `ahead` bytes, None without bound."""
+    """How far ahead of the consumer memory may be allocated: `ahead` bytes, None without bound.
+
+    `paused` counts the bodies that wait for the consumer.
+    """
 
     def __init__(self, ahead: int | None = None) -> None:
         self.ahead = ahead
+        self.paused = 0
         self.signal = Signal()
         self._released = 0
 
     def admits(self, before: int) -> bool:
         """Whether what has `before` bytes in front of it may be allocated now."""
         return self.ahead is None or before < self._released + self.ahead
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Take note that a body waits for the consumer while this is open."""
+        self.paused += 1
+        try:
+            yield
+        finally:
+            self.paused -= 1
+            self.signal.send()
 
     def release(self, piece: "Piece") -> None:
         """Let the memory of `piece` go, and others have its room."""
@@ -61,6 +87,8 @@ class Piece:
         self.released = False
         self.empty = tuple(weight for weight in layout.weights if weight.start == weight.stop)
         self._layout = layout
+        self._touched: set[int] = set()
+        self._touching = anyio.Lock()
         self._memory: memoryview | None = None
         self._decoder: GroupDecoder | None = None
 
@@ -78,15 +106,45 @@ class Piece:
             self._decoder = GroupDecoder(self._layout, self.memory, start=self.start)
         return self._decoder
 
+    def room(self, start: int, stop: int) -> memoryview:
+        """Return the memory from `start` up to `stop` of the group, as far as it was touched already."""
+        block = (start - self.start) // _BLOCK_BYTES
+        if block not in self._touched and self.stop - self.start > _INLINE_BYTES:
+            return memoryview(b"")
+        end = min(stop - self.start, (block + 1) * _BLOCK_BYTES)
+        return self.memory[start - self.start : end]
+
+    async def touch(self, position: int) -> None:
+        """Make room at `position`. Nothing lies there yet: no memory is handed out before it was touched."""
+        block = (position - self.start) // _BLOCK_BYTES
+        async with self._touching:
+            if block not in self._touched and not self.released:
+                memory = self.memory[block * _BLOCK_BYTES : (block + 1) * _BLOCK_BYTES]
+                # Never abandoned: a straggler would write over what has come.
+                await anyio.to_thread.run_sync(_touch, memory)
+                self._touched.add(block)
+
     def fill(self, data: bytes) -> None:
         """Use `data` as memory."""
         self._memory = memoryview(data)
-        self.stop = self.start + len(data)
 
     def release(self) -> None:
         """Drop the memory; arrays that are views of it keep it alive for themselves."""
         self.released = True
         self._memory = self._decoder = None
+
+
+def bytes_before(pieces: Sequence[Piece], position: int) -> int:
+    """Return how many bytes of pieces lie in front of `position` of their group, those of earlier groups included."""
+    index = bisect_left(pieces, position, key=lambda piece: piece.start)
+    if index == 0:
+        return pieces[0].before if pieces else 0
+    piece = pieces[index - 1]
+    return piece.before + min(piece.stop, position) - piece.start
+
+
+def _touch(memory: memoryview) -> None:
+    np.frombuffer(memory, np.uint8)[::_PAGE_BYTES] = 0
 
 
 def cut(layout: GroupLayout, wanted: frozenset[str], before: int, most: int | None) -> list[Piece]:

@@ -1,5 +1,6 @@
 """Plan: what a load will bring, known from model.json alone."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -77,6 +78,8 @@ class Blueprint:
     @property
     def wanted_specs(self) -> tuple[WeightSpec, ...]:
         """The wanted weights, in order."""
+        if self.everything:
+            return self.manifest.weights
         return tuple(spec for spec in self.manifest.weights if spec.name in self.wanted)
 
     @property
@@ -84,6 +87,8 @@ class Blueprint:
         """Stored bytes of the wanted weights; None if a group with strings is among what has to be loaded."""
         if any(layout.size is None for layout in self.layouts if self.holds_wanted(layout)):
             return None
+        if self.everything:
+            return sum(layout.size or 0 for layout in self.layouts)
         return sum(spec.stored_bytes for spec in self.wanted_specs)
 
     def holds_wanted(self, layout: GroupLayout) -> bool:
@@ -129,13 +134,12 @@ def needed_shards(blueprint: Blueprint, layout: GroupLayout, sizes: Sequence[int
         return ()
     if blueprint.everything or sizes is None or layout.size is None:
         return range(len(layout.paths))
-    spans = [(weight.start, weight.stop) for weight in layout.weights if weight.spec.name in blueprint.wanted]
     stops = list(accumulate(sizes))
-    return [
-        index
-        for index, (size, stop) in enumerate(zip(sizes, stops, strict=True))
-        if any(low < stop and high > stop - size for low, high in spans if low < high)
-    ]
+    needed: set[int] = set()
+    for weight in layout.weights:
+        if weight.spec.name in blueprint.wanted and weight.start < weight.stop:
+            needed.update(range(bisect_right(stops, weight.start), bisect_left(stops, weight.stop) + 1))
+    return sorted(index for index in needed if sizes[index])
 
 
 def plan_shards(blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> tuple[PlannedShard, ...]:

@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from tfjs_fetch.errors import ManifestError, RefusedError
@@ -20,6 +20,7 @@ _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Everything that may stand in a path or query as it is, and "%": what is encoded already stays so.
 _SAFE = "/%:@!$&'()*+,;=~?#[]-._"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _ARCHIVES = (".zip", ".tar.gz", ".tgz")
 _HUB_HOSTS = ("tfhub.dev", "www.tfhub.dev")
@@ -86,19 +87,19 @@ def shard_url(model_url: str, path: str, prefix: str | None = None, *, allow_abs
     `prefix` stands for the model's own directory if it is given and not empty (TF.js's weightPathPrefix); it may be
     relative to the model and may have a query of its own.
 
-    Raises RefusedError if `path` names a host of its own and that is not allowed.
+    Raises RefusedError if `path` names a host of its own and that is not allowed, or if `prefix` is no usable URL;
+    ManifestError if there are control characters in `path`.
     """
     reference = _reference(model_url, path)
-    base = urlsplit(urljoin(model_url, _as_directory(prefix)) if prefix else model_url)
     if _ABSOLUTE.match(reference):
         if not allow_absolute:
             reason = f"the shard {path!r} names a host of its own; Policy(absolute_shards=True) allows that"
             raise RefusedError(model_url, reason)
         return joined(model_url, reference)
-    relative = reference if reference.startswith("/") else f"./{reference}"
-    target = urlsplit(urljoin(urlunsplit((base.scheme, base.netloc, base.path, "", "")), relative))
-    query = target.query or base.query or urlsplit(model_url).query
-    return urlunsplit((target.scheme, target.netloc, target.path, query, ""))
+    base = urlsplit(joined(model_url, _as_directory(prefix)) if prefix else model_url)
+    before, _, query = reference.partition("#")[0].partition("?")
+    query = query or base.query or urlsplit(model_url).query
+    return urlunsplit((base.scheme, base.netloc, _merged(base.path, before), query, ""))
 
 
 def joined(base_url: str, reference: str) -> str:
@@ -107,14 +108,40 @@ def joined(base_url: str, reference: str) -> str:
     Raises RefusedError if that is no http or https URL.
     """
     try:
-        url = urljoin(base_url, reference)
-        parts = urlsplit(url)
+        parts = _resolved(urlsplit(base_url), urlsplit(reference))
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
         raise RefusedError(base_url, "it leads to something that is no http or https URL")
     return urlunsplit(parts._replace(fragment=""))
+
+
+def _resolved(base: SplitResult, reference: SplitResult) -> SplitResult:
+    """Return what `reference` means seen from `base` (RFC 3986, 5.2).
+
+    urljoin drops empty segments, which mean something in `https://proxy/https://host/model.json` and in buckets.
+    """
+    if reference.scheme:
+        return reference
+    if reference.netloc:
+        return reference._replace(scheme=base.scheme)
+    if not reference.path:
+        return base._replace(query=reference.query or base.query)
+    return base._replace(path=_merged(base.path, reference.path), query=reference.query)
+
+
+def _merged(base_path: str, path: str) -> str:
+    """Return `path` seen from `base_path`, without dot segments."""
+    whole = path if path.startswith("/") else f"{base_path.rpartition('/')[0]}/{path}"
+    segments = whole.split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join([*kept, ""] if segments[-1] in (".", "..") else kept)
 
 
 def _checked(place: Remote | Local) -> Remote | Local:
@@ -131,10 +158,10 @@ def _checked(place: Remote | Local) -> Remote | Local:
 
 def _document_url(source: str) -> str:
     """Return the URL of the document: the fragment dropped, model.json added to a directory or tfhub.dev handle."""
-    parts = urlsplit(_encoded(source))
-    path, query = parts.path or "/", parts.query
-    if parts.hostname in _HUB_HOSTS and not path.lower().endswith((".json", *_ARCHIVES)):
-        path = path.rstrip("/") + "/"
+    parts = urlsplit(source)
+    path, query = _encoded(parts.path) or "/", _encoded(parts.query)
+    if parts.hostname in _HUB_HOSTS and not path.lower().endswith(_ARCHIVES):
+        path = path if path.lower().endswith(".json") else path.rstrip("/") + "/"
         query = query if _HUB_QUERY in query.split("&") else "&".join(filter(None, (query, _HUB_QUERY)))
     if path.endswith("/"):
         path += "model.json"
@@ -149,10 +176,11 @@ def _reference(model_url: str, path: str) -> str:
 
 
 def _encoded(text: str) -> str:
-    return quote(_LONE_PERCENT.sub("%25", text), safe=_SAFE)
+    """Return `text` with what must not stand in a path or query encoded; halves of characters as browsers do."""
+    return quote(_LONE_PERCENT.sub("%25", _SURROGATE.sub("\ufffd", text)), safe=_SAFE)
 
 
 def _as_directory(prefix: str) -> str:
     """Return `prefix` with a slash at the end of its path, in front of its query if it has one."""
-    path, mark, query = prefix.partition("?")
+    path, mark, query = prefix.partition("#")[0].partition("?")
     return (path if path.endswith("/") else f"{path}/") + mark + query
