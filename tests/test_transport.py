@@ -568,3 +568,24 @@ def test_what_is_asked_of_a_transport_is_all_it_needs() -> None:
 
     assert [*inspect.signature(HttpTransport.request).parameters][1:] == names
     assert [*Asked.__dataclass_fields__] == names
+
+
+def test_a_failed_connection_tells_the_innermost_reason() -> None:
+    outer = httpx.ConnectError("All connection attempts failed")
+    outer.__cause__ = OSError("All connection attempts failed")
+    outer.__cause__.__cause__ = ExceptionGroup("attempts", [ConnectionRefusedError(111, "Connect call failed")])
+
+    error = translate(outer, "http://host/")
+
+    assert isinstance(error, UnreachableError)
+    assert (error.reason, error.final) == ("Connection refused", False)
+
+
+def test_a_certificate_that_cannot_be_verified_is_final_and_names_the_cure() -> None:
+    outer = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    error = translate(outer, "https://host/")
+
+    assert isinstance(error, UnreachableError)
+    assert error.final
+    assert "SSL_CERT_FILE" in error.reason

@@ -70,7 +70,7 @@ class Slot:
         """Wait for the slot."""
         try:
             for limiter in self._limiters:
-                await limiter.acquire_on_behalf_of(self)
+                await _borrow(limiter, self)
                 self._held.append(limiter)
         except BaseException:
             self.release()
@@ -80,6 +80,14 @@ class Slot:
         """Give the slot back, if it is held."""
         while self._held:
             self._held.pop().release_on_behalf_of(self)
+
+
+async def _borrow(limiter: anyio.CapacityLimiter, borrower: object) -> None:
+    """Wait for a token, where there is need to: older anyio fails when a wait that need not be is cancelled."""
+    try:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    except anyio.WouldBlock:
+        await limiter.acquire_on_behalf_of(borrower)
 
 
 @dataclass

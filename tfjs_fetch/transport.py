@@ -4,6 +4,7 @@ The seam between what a download does and how bytes travel. `HttpTransport` send
 caller's; everything else in the package knows neither the client's types nor its exceptions.
 """
 
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -227,7 +228,7 @@ def translate(error: Exception, url: str, received: int | None = None) -> Transp
         return StalledError(url, received or 0, _patience(error))
     if received is not None:
         return TruncatedError(url, received, None)
-    return UnreachableError(url, reason, _is_final(error))
+    return _unreachable(error, url)
 
 
 def _patience(error: Any) -> float:
@@ -238,14 +239,29 @@ def _patience(error: Any) -> float:
         return 0.0
 
 
-def _is_final(error: BaseException) -> bool:
-    """Whether a failed connection would fail again: a certificate that cannot be verified."""
+def _unreachable(error: Exception, url: str) -> UnreachableError:
+    """Return the error for a connection that failed, with the innermost reason: the client's own says little."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
+            why = getattr(cause, "verify_message", "") or str(cause)
+            cure = "an authority of your own is named by SSL_CERT_FILE or ssl_context"
+            return UnreachableError(url, f"its certificate cannot be verified ({why}); {cure}", final=True)
+    reasons = [_os_reason(cause) for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    return UnreachableError(url, reasons[-1] if reasons else str(error) or type(error).__name__)
+
+
+def _os_reason(error: OSError) -> str:
+    """Return what the system says of it; event loops put words of their own around that. Resolvers count below 0."""
+    return os.strerror(error.errno) if error.errno > 0 else error.strerror
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error` and what led to it, the first of several at a time."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(cause):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+        yield cause
+        cause = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else cause.__cause__ or cause.__context__
 
 
 def _error_types(client: object) -> tuple[type[Exception], ...]:
