@@ -185,7 +185,7 @@ IMPOSTORS = {
 }
 
 
-@on_every_framing
+@pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("content", IMPOSTORS)
 @pytest.mark.parametrize("shard_bytes", [10, 400], ids=["longer", "shorter"])
 async def test_something_else_instead_of_a_shard_is_named_at_every_position(

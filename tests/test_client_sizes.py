@@ -21,7 +21,7 @@ Framing: TypeAlias = Literal["length", "chunked", "close"]
 Orders: TypeAlias = Sequence[tuple[int, ...]]
 
 DATA = bytes(range(1, 21))
-STEP = 0.03
+STEP = 0.02
 
 
 @pytest.fixture(autouse=True)

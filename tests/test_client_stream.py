@@ -53,7 +53,7 @@ UNEVEN = (
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("sizes", UNEVEN, ids=lambda sizes: "-".join(map(str, sizes[:3])))
 @pytest.mark.parametrize("per_origin", [1, 2, 8])
-@on_every_framing
+@pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_uneven_shards_never_wait_for_each_other(sizes: list[int], per_origin: int, framing: Any) -> None:
     example = small_weights(sizes)
     limits = Limits(per_origin=per_origin)
@@ -69,7 +69,7 @@ async def test_uneven_shards_never_wait_for_each_other(sizes: list[int], per_ori
 
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("per_origin", [1, 2, 8])
-@on_every_framing
+@pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_streams_and_loads_inside_streams_of_one_client_never_wait_for_each_other(
     per_origin: int, framing: Any
 ) -> None:

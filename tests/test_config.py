@@ -51,5 +51,6 @@ def test_a_policy_knows_its_choices() -> None:
 
 @pytest.mark.parametrize("name", ["delay", "max_delay", "stall_seconds"])
 def test_a_duration_is_a_number(name: str) -> None:
+    wrong: dict[str, Any] = {name: float("nan")}
     with pytest.raises(ValueError, match=name):
-        Retry(**{name: float("nan")})
+        Retry(**wrong)

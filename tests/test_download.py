@@ -116,7 +116,7 @@ async def brought(replies: Mapping[str, Any] | MemoryTransport, url: str = URL, 
 async def served(server: MockServer, retry: Retry = QUICK) -> AsyncIterator[tuple[Downloader, list[Event]]]:
     """Give a downloader that asks the server, and the events it tells of."""
     events: list[Event] = []
-    async with http_client(Limits(), None) as client:
+    async with http_client(None) as client:
         yield (
             Downloader(HttpTransport(client), retry, Policy(), origin(server.url), notify=events.append),
             events,
@@ -884,7 +884,7 @@ async def test_redirects_work_over_http_and_keep_their_connection() -> None:
 
 async def test_headers_do_not_cross_origins_over_http() -> None:
     async with MockServer({"/w": b"0123"}) as other, MockServer({"/w": Redirect(f"{other.url}/w")}) as server:
-        async with http_client(Limits(), None) as client:
+        async with http_client(None) as client:
             headers = {"X-Api-Key": "secret", "Authorization": "Bearer secret", "Cookie": "a=secret"}
             downloader = Downloader(HttpTransport(client), QUICK, Policy(), origin(server.url), headers)
             await downloader.download(f"{server.url}/w", Recording())

@@ -23,7 +23,7 @@ _LAYERS: tuple[tuple[set[str], ...], ...] = (
     ),
     ({"bundle"},),
     ({"transport", "planning", "files", "pieces"}, {"bodies", "gathering"}),
-    ({"download"}, {"assembly"}, {"loading"}, {"models"}),
+    ({"download", "documents"}, {"assembly", "strings"}, {"loading"}, {"models"}),
     ({"client"},),
     ({"bars"},),
     ({"__init__"},),

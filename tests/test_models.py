@@ -1,4 +1,3 @@
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 
 import anyio
@@ -6,11 +5,9 @@ import pytest
 
 from tests.memory_transport import MemoryTransport, Reply
 from tests.models import Model, assert_equal, many
-from tfjs_fetch.assembly import StartOver
 from tfjs_fetch.config import Limits, Policy, Retry
 from tfjs_fetch.download import Downloader, Slots
 from tfjs_fetch.events import Event, Planned, ShardFinished, Warned, WeightReady
-from tfjs_fetch.format import layout
 from tfjs_fetch.format.manifest import parse
 from tfjs_fetch.models import HostedModel, LocalModel, planned
 from tfjs_fetch.planning import draw
@@ -82,11 +79,8 @@ async def test_a_local_model_is_streamed_in_order() -> None:
 
 async def test_what_is_odd_about_a_local_model_is_told() -> None:
     events = list[Event]()
-    odd = Model(
-        [{"paths": ["w"], "weights": [{"name": "b", "shape": [1], "dtype": "bool"}]}],
-        {"w": struct.pack("2B", 7, 0)},
-        {},
-    )
+    weights = [{"name": "b", "shape": [1], "dtype": "bool"}]
+    odd = Model([{"paths": ["w"], "weights": weights}], {"w": b"\x07\x00"}, {})
     await local(odd, events).load(careful=False)
 
     assert len([event for event in events if isinstance(event, Warned)]) == 2
@@ -110,19 +104,6 @@ async def test_lengths_are_asked_for_only_where_they_spare_downloads(careful: bo
     assert_equal(bundle, {"w1": many(3).arrays["w1"]})
     methods = [asked.method for asked in transport.asked]
     assert (methods.count("HEAD"), methods.count("GET")) == ((0, 3) if careful else (3, 1))
-
-
-async def test_a_wrong_guess_starts_over_and_a_careful_load_does_not_guess(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "USUAL_SHARD_BYTES", 20)
-    late = Reply(many(3).shards["s0"], chunked=True)
-    model, _ = hosted(many(3), replies={f"{HOST}s0": late})
-
-    with anyio.fail_after(1):
-        with pytest.raises(StartOver):
-            await model.load(careful=False)
-        bundle = await model.load(careful=True)
-
-    assert_equal(bundle, many(3).arrays)
 
 
 async def test_one_shard_without_a_length_ends_the_asking() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.format.groups import spec
 from tfjs_fetch.config import Policy
-from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, ShardOrderError, UnknownWeightError
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, ShardOrderError, UnknownWeightError, WrongContentError
 from tfjs_fetch.format.manifest import parse
-from tfjs_fetch.planning import Blueprint, Plan, draw, needed_shards, plan_shards, surplus_message
+from tfjs_fetch.planning import Blueprint, Plan, draw, needed_shards, plan_shards, warn_of_surplus
 
 _MIB = 2**20
 
@@ -218,7 +218,16 @@ def test_a_plan_is_shown_without_the_queries_of_urls() -> None:
 
 
 def test_a_surplus_is_told_with_its_group_and_size() -> None:
-    message = surplus_message(drawn(*TWO).layouts[1], 2345)
+    told: list[str] = []
+    warn_of_surplus(drawn(*TWO).layouts[1], [2400], 55, [("b", bytes(64))], told.append)
 
-    assert "group 1 " in message
-    assert "2,345" in message
+    assert len(told) == 1
+    assert "group 1 " in told[0]
+    assert "2,345" in told[0]
+
+
+def test_a_surplus_that_is_visibly_another_file_is_an_error() -> None:
+    with pytest.raises(WrongContentError) as caught:
+        warn_of_surplus(drawn(*TWO).layouts[1], [2400], 55, [("b", b"<!doctype html>")], pytest.fail)
+
+    assert (caught.value.url, caught.value.received, caught.value.expected) == ("b", 2400, 55)

@@ -4,8 +4,9 @@ bundle = await tfjs_fetch.fetch("https://host/model.json")
 """
 
 from tfjs_fetch.bundle import WeightBundle
-from tfjs_fetch.client import Client, decode, fetch, fetch_sync, plan
+from tfjs_fetch.client import Client, fetch, fetch_sync, plan
 from tfjs_fetch.config import Limits, Policy, Retry
+from tfjs_fetch.documents import decode
 from tfjs_fetch.errors import (
     DecodeError,
     EncodeError,

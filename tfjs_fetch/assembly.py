@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from zlib import crc32
 
-from tfjs_fetch.bodies import NO_ROOM, DocumentBody, Surplus
+from tfjs_fetch.bodies import NO_ROOM, Surplus
 from tfjs_fetch.content import HEAD_BYTES, suspicion
 from tfjs_fetch.download import Slot
-from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, RefusedError, TfjsFetchError, TruncatedError
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, TruncatedError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before
-from tfjs_fetch.planning import Blueprint, surplus_message
+from tfjs_fetch.planning import Blueprint, warn_of_surplus
 
 _SCRATCH_BYTES = 64 * 1024
 # Bytes after which a body shows what it is: the patterns of `recognise` are shorter.
@@ -127,9 +127,9 @@ class GroupAssembly:
         try:
             surplus = self._blueprint.check_total(self.layout, sizes)
         except (MissingBytesError, ExtraBytesError) as error:
-            raise _likelier(self.bodies, error) from None
+            raise suspicion(_heads(self.bodies), error) or error from None
         if surplus:
-            self._warn(_tolerated(self.layout, self.bodies, sizes, self.size))
+            warn_of_surplus(self.layout, sizes, self.size, _heads(self.bodies), self._warn)
 
 
 class ShardBody:
@@ -331,124 +331,5 @@ class ShardBody:
         return self._scratch[:count]
 
 
-class Allowance:
-    """How many bytes may come in groups with strings: model.json does not tell, so it could not be checked before."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def use(self, count: int, url: str) -> None:
-        """Take note of so many bytes more. Raises RefusedError if there are too many."""
-        self.used += count
-        if self.used > self.limit:
-            raise RefusedError(url, f"there are over {self.limit:,} bytes of strings, which is Limits.weight_bytes")
-
-
-class TextBody:
-    """The sink for one shard of a group with strings: keeps it."""
-
-    def __init__(self, group: "TextAssembly", url: str, report: Callable[[int, int | None], None]) -> None:
-        self.position = len(group.bodies)
-        self.url = url
-        self.size: int | None = None
-        self._group, self._report = group, report
-        self._document = DocumentBody(url, group.allowance.limit, "Limits.weight_bytes")
-        group.bodies.append(self)
-
-    @property
-    def data(self) -> bytearray:
-        """What has arrived."""
-        return self._document.data
-
-    @property
-    def head(self) -> bytes:
-        """The first bytes."""
-        return bytes(self.data[:HEAD_BYTES])
-
-    @property
-    def received(self) -> int:
-        """How many bytes are there."""
-        return len(self.data)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all of it is there."""
-        return self._document.complete
-
-    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
-        self.size = length
-        self._group.allowance.used -= self.received
-        self._document.begin(length, identity)
-
-    def get_buffer(self) -> memoryview:
-        return self._document.get_buffer()
-
-    def advance(self, count: int) -> None:
-        self._group.allowance.use(count, self.url)
-        self._document.advance(count)
-
-    async def wait(self) -> None:
-        await self._document.wait()
-
-    def end(self, *, surplus: bool = False) -> None:
-        self._document.end(surplus=surplus)
-        self.size = self.received
-        self._report(self.received, self.size)
-        self._group.check()
-
-    def close(self) -> None:
-        """Part from the group."""
-        self._group.bodies.clear()
-
-
-class TextAssembly:
-    """A group with strings: its size is known when it is there, so its shards are kept until it can be read."""
-
-    def __init__(
-        self,
-        layout: GroupLayout,
-        blueprint: Blueprint,
-        piece: Piece,
-        whole: Callable[[Piece, Sequence[PlacedWeight]], None],
-        warn: Callable[[str], None],
-        allowance: "Allowance",
-    ) -> None:
-        self.bodies: list[TextBody] = []
-        self.allowance = allowance
-        self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
-
-    def check(self) -> None:
-        """Read the group if all its shards are there; raise the error if they do not fit its weights."""
-        if len(self.bodies) < len(self._layout.paths) or not all(body.complete for body in self.bodies):
-            return
-        data = b"".join(body.data for body in self.bodies)
-        self._piece.fill(data)
-        try:
-            weights = self._piece.decoder.add(0, len(data))
-        except MissingBytesError as error:
-            raise _likelier(self.bodies, error) from None
-        used = weights[-1].stop if weights else 0
-        if used < len(data):
-            message = _tolerated(self._layout, self.bodies, [body.received for body in self.bodies], used)
-            if not self._blueprint.tolerates_extra(self._layout):
-                raise _extra(self._layout, [body.received for body in self.bodies], used)
-            self._warn(message)
-        self._whole(self._piece, [weight for weight in weights if weight.spec.name in self._blueprint.wanted])
-
-
-def _tolerated(layout: GroupLayout, bodies: Sequence[ShardBody | TextBody], sizes: Sequence[int], used: int) -> str:
-    """Return what to tell of the bytes behind the `used` ones; raise if a body is visibly no weights."""
-    error = _extra(layout, sizes, used)
-    if (likelier := _likelier(bodies, error)) is not error:
-        raise likelier
-    return surplus_message(layout, sum(sizes) - used)
-
-
-def _extra(layout: GroupLayout, sizes: Sequence[int], used: int) -> ExtraBytesError:
-    return ExtraBytesError(layout.index, layout.shard_at(used, sizes), used, sum(sizes))
-
-
-def _likelier(bodies: Sequence[ShardBody | TextBody], error: MissingBytesError | ExtraBytesError) -> TfjsFetchError:
-    """Return the error behind wrong sizes: `error`, unless one of the bodies is visibly no weights."""
-    return suspicion([(body.url, body.head) for body in bodies], error) or error
+def _heads(bodies: Sequence[ShardBody]) -> Sequence[tuple[str, bytes]]:
+    return [(body.url, body.head) for body in bodies]

@@ -6,7 +6,6 @@ import ssl
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -21,16 +20,13 @@ from tfjs_fetch.assembly import StartOver
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.content import HEAD_BYTES, recognise
+from tfjs_fetch.documents import read_document
 from tfjs_fetch.download import Downloader, Slots
-from tfjs_fetch.errors import IntegrityError, ManifestError, ModelChangedError, WrongContentError
+from tfjs_fetch.errors import IntegrityError, ModelChangedError
 from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
-from tfjs_fetch.files import Files, GivenFiles, open_archive, open_files
-from tfjs_fetch.format.decoding import Buffer
-from tfjs_fetch.format.manifest import Manifest, parse
-from tfjs_fetch.gathering import gather
+from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
-from tfjs_fetch.planning import Blueprint, Plan, draw
+from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.transport import HttpClient, HttpTransport, http_client
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
@@ -206,9 +202,13 @@ class Client:
     async def _open_archive(self, url: str, downloader: Downloader, weights: str | Iterable[str] | None) -> LocalModel:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it
         most = self._limits.weight_bytes + self._limits.manifest_bytes
-        await self._bring(downloader, url, DocumentBody(url, most, "Limits.weight_bytes", file))
-        file.seek(0)
-        files = await anyio.to_thread.run_sync(open_archive, url, file, self._limits)
+        try:
+            await self._bring(downloader, url, DocumentBody(url, most, "Limits.weight_bytes", file))
+            file.seek(0)
+            files = await anyio.to_thread.run_sync(open_archive, url, file, self._limits)
+        except BaseException:
+            file.close()
+            raise
         return await self._open_local(files, downloader.source, weights, downloader.notify)
 
     async def _open_local(
@@ -226,7 +226,7 @@ class Client:
             slot.release()
 
     async def _draw(self, document: bytes, source: str, weights: str | Iterable[str] | None) -> Blueprint:
-        work = partial(_drawn, document, source, self._limits, _patterns(weights), self._policy)
+        work = partial(read_document, document, source, self._limits, self._policy, _patterns(weights))
         if len(document) <= _INLINE_DOCUMENT:
             return work()
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
@@ -248,7 +248,7 @@ class Client:
         async with self._making:
             if self._own is None:
                 # Reading the certificates takes 20 ms, and the first time imports 60 more.
-                self._own = await anyio.to_thread.run_sync(http_client, self._limits, self._ssl_context)
+                self._own = await anyio.to_thread.run_sync(http_client, self._ssl_context)
         return HttpTransport(self._own)
 
 
@@ -316,28 +316,6 @@ async def plan(
         return await client.plan(source, weights=weights, shard_url=shard_url)
 
 
-def decode(
-    model_json: Buffer,
-    shards: Mapping[str, Buffer],
-    *,
-    limits: Limits = Limits(),
-    policy: Policy = Policy(),
-) -> WeightBundle:
-    """Return the weights out of bytes at hand, without any I/O: an upload, or the files that ml5.js saves.
-
-    `shards` are found by their path in the JSON, or by the file name alone. What is odd but no error is a UserWarning.
-
-    Raises ManifestError, DecodeError and UnreachableError (a file is not among `shards`) as `fetch` does.
-    """
-    blueprint = _drawn(bytes(memoryview(model_json)), "model.json", limits, None, policy)
-    files = GivenFiles({name: memoryview(content) for name, content in shards.items()})
-    needed = [path for layout in blueprint.layouts if blueprint.is_needed(layout) for path in layout.paths]
-    stored = gather(
-        blueprint, files.shards(needed, limits.weight_bytes), lambda text: warnings.warn(text, stacklevel=4)
-    )
-    return WeightBundle(blueprint.manifest, stored, source="bytes")
-
-
 class _Events:
     """Holds the events of opening a model back until the first one is out, which is Planned."""
 
@@ -365,22 +343,6 @@ class _Events:
 
 def _received(model: Model) -> int:
     return model.downloader.received if isinstance(model, HostedModel) else 0
-
-
-def _drawn(
-    document: bytes, source: str, limits: Limits, weights: str | Iterable[str] | None, policy: Policy
-) -> Blueprint:
-    return draw(_parsed(document, source, limits), weights, policy)
-
-
-def _parsed(document: bytes, source: str, limits: Limits) -> Manifest:
-    try:
-        return parse(document, source=source, limits=limits)
-    except ManifestError:
-        content = recognise(document[:HEAD_BYTES])
-        if content is None or content == "a JSON document":
-            raise
-        raise WrongContentError(source, content) from None
 
 
 def _patterns(weights: str | Iterable[str] | None) -> str | tuple[str, ...] | None:

@@ -83,11 +83,15 @@ class Slot:
 
 
 async def _borrow(limiter: anyio.CapacityLimiter, borrower: object) -> None:
-    """Wait for a token, where there is need to: older anyio fails when a wait that need not be is cancelled."""
-    try:
-        limiter.acquire_on_behalf_of_nowait(borrower)
-    except anyio.WouldBlock:
-        await limiter.acquire_on_behalf_of(borrower)
+    """Wait for a token, where there is need to: older anyio fails when a wait that need not be is cancelled.
+
+    On trio it lets trio's own WouldBlock out, so it is not asked where there is no token.
+    """
+    if limiter.available_tokens > 0:
+        with suppress(anyio.WouldBlock):
+            limiter.acquire_on_behalf_of_nowait(borrower)
+            return
+    await limiter.acquire_on_behalf_of(borrower)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from tfjs_fetch.errors import ExtraBytesError, MissingBytesError
 from tfjs_fetch.format.decoding import odd_bools
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight, scan
 from tfjs_fetch.format.manifest import WeightSpec
-from tfjs_fetch.planning import Blueprint, surplus_message
+from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
 
 
 def gather(
@@ -41,13 +41,13 @@ def _weights(
     blueprint: Blueprint, layout: GroupLayout, files: Sequence[memoryview], warn: Callable[[str], None]
 ) -> Sequence[tuple[WeightSpec, memoryview]]:
     group = _Concatenation(files)
+    heads = [(path, bytes(file[:HEAD_BYTES])) for path, file in zip(layout.paths, files, strict=False)]
     try:
         placed, surplus = _placed(blueprint, layout, group)
     except (MissingBytesError, ExtraBytesError) as error:
-        heads = [(path, bytes(file[:HEAD_BYTES])) for path, file in zip(layout.paths, files, strict=True)]
         raise suspicion(heads, error) or error from None
     if surplus:
-        warn(surplus_message(layout, surplus))
+        warn_of_surplus(layout, group.sizes, group.size - surplus, heads, warn)
     return [(weight.spec, group.slice(weight.start, weight.stop)) for weight in placed]
 
 
@@ -61,7 +61,7 @@ def _placed(blueprint: Blueprint, layout: GroupLayout, group: "_Concatenation") 
     weights = scan(layout.index, layout.specs, layout.paths, group.slice(0, group.size))
     used = weights[-1].stop if weights else 0
     if used < group.size and not blueprint.tolerates_extra(layout):
-        raise ExtraBytesError(layout.index, layout.shard_at(used, group.sizes), used, group.size)
+        raise extra_bytes(layout, group.sizes, used)
     return weights, group.size - used
 
 

@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from tfjs_fetch.assembly import Allowance, GroupAssembly, ShardBody, TextAssembly, TextBody
+from tfjs_fetch.assembly import GroupAssembly, ShardBody
 from tfjs_fetch.download import Downloader, Slot, Slots
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
 from tfjs_fetch.format.decoding import odd_bools
@@ -26,6 +26,7 @@ from tfjs_fetch.gathering import odd_message
 from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before, cut
 from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
 
 # Up to so many bytes are converted on the event loop: a hop to a thread costs more than they do.
 _INLINE_BYTES = 64 * 1024

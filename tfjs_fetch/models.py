@@ -11,7 +11,6 @@ from typing import Protocol, TypeAlias
 
 import anyio.to_thread
 
-from tfjs_fetch.assembly import Allowance
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits
 from tfjs_fetch.download import Downloader, Slot, Slots
@@ -24,6 +23,7 @@ from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import gather
 from tfjs_fetch.loading import Job, load, stream, task_group
 from tfjs_fetch.planning import Blueprint, Plan, plan_shards
+from tfjs_fetch.strings import Allowance
 
 Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
 
@@ -163,7 +163,7 @@ class LocalModel:
     def _read(self, warnings: list[str]) -> tuple[Mapping[str, memoryview], Mapping[str, memoryview]]:
         needed = [layout for layout in self.blueprint.layouts if self.blueprint.is_needed(layout)]
         paths = [path for layout in needed for path in layout.paths]
-        shards = self.files.shards(dict.fromkeys(paths), self.limits.weight_bytes)
+        shards = self.files.shards(dict.fromkeys(paths), self.blueprint.room(self.limits))
         return shards, gather(self.blueprint, shards, warnings.append)
 
     async def _decoded(self, stored: Mapping[str, memoryview]) -> AsyncGenerator[tuple[WeightSpec, Array], None]:

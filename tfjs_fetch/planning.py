@@ -1,15 +1,20 @@
 """Plan: what a load will bring, known from model.json alone."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from tfjs_fetch.config import Policy
+from tfjs_fetch.config import Limits, Policy
+from tfjs_fetch.content import suspicion
+from tfjs_fetch.errors import ExtraBytesError
 from tfjs_fetch.format.layout import GroupLayout, check_order, check_total, lay_out, usual_sizes
 from tfjs_fetch.format.manifest import Manifest, WeightSpec
 from tfjs_fetch.format.selection import chosen, restrict
+
+# Bytes behind the weights that are unpacked from an archive all the same, to warn of them.
+_SURPLUS_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,12 @@ class Blueprint:
         """Whether bytes behind the weights of that group are no error: in the last group TF.js ignores them."""
         return self.policy.extra_bytes == "ignore" or layout.index == len(self.layouts) - 1
 
+    def room(self, limits: Limits) -> int:
+        """Return how many bytes the needed files may have: what their weights take, and some surplus."""
+        sizes = [layout.size for layout in self.layouts if self.is_needed(layout)]
+        known = [size for size in sizes if size is not None]
+        return sum(known) + _SURPLUS_BYTES if len(known) == len(sizes) else limits.weight_bytes
+
     def check_total(self, layout: GroupLayout, sizes: Sequence[int]) -> int:
         """Return how many surplus bytes shards of these sizes have; raise if that, or a lack, is an error."""
         return check_total(layout, sizes, tolerate_extra=self.tolerates_extra(layout))
@@ -156,6 +167,22 @@ def plan_shards(blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> tuple[Pl
     return tuple(shards)
 
 
-def surplus_message(layout: GroupLayout, surplus: int) -> str:
-    """Return what to tell of `surplus` bytes behind the weights of a group."""
-    return f"weight group {layout.index} has {surplus:,} bytes or more behind its weights; they are ignored"
+def extra_bytes(layout: GroupLayout, sizes: Sequence[int], used: int) -> ExtraBytesError:
+    """Return the error for shards of these sizes of which only `used` bytes are of use."""
+    return ExtraBytesError(layout.index, layout.shard_at(used, sizes), used, sum(sizes))
+
+
+def warn_of_surplus(
+    layout: GroupLayout,
+    sizes: Sequence[int],
+    used: int,
+    heads: Iterable[tuple[str, bytes]],
+    warn: Callable[[str], None],
+) -> None:
+    """Tell `warn` of the bytes behind the `used` ones of a group whose files (URL, first bytes) begin as in `heads`.
+
+    Raises WrongContentError if one of the files is visibly no weights: then it is no surplus at all.
+    """
+    if (error := suspicion(heads, extra_bytes(layout, sizes, used))) is not None:
+        raise error
+    warn(f"weight group {layout.index} has {sum(sizes) - used:,} bytes or more behind its weights; they are ignored")

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import anyio
 import httpx
 
-from tfjs_fetch.config import Limits
 from tfjs_fetch.errors import RefusedError, StalledError, StatusError, TransportError, TruncatedError, UnreachableError
 
 # Seconds to reach a server; what happens after that is watched by the download.
@@ -84,13 +83,13 @@ class HttpClient(Protocol):
         """Send it and return the response, its body unread."""
 
 
-def http_client(limits: Limits, ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
+def http_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
     """Return a client of our own: proxies and certificates from the environment, cookies neither kept nor sent."""
-    connections = limits.connections
     client = httpx.AsyncClient(
-        # Fewer kept connections than open ones would make new ones all the time.
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0),
-        # The queue is in front of the client and stalls are watched by the download, so only connecting is timed here.
+        # The queue is in front of the client: a transfer that waits for the consumer of a stream gives its place there
+        # to others, but keeps its connection. As many are kept as are open, else there were new ones all the time.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0),
+        # Stalls are watched by the download, so only connecting is timed here.
         timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
         headers={"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"},
         verify=True if ssl_context is None else ssl_context,
@@ -139,7 +138,9 @@ class _HttpAnswer:
         self._ended = False
 
     async def receive(self, sink: Sink) -> None:
-        self._chunks = self._response.aiter_raw()
+        # A transport for tests may give responses whose body is read already.
+        read = self._response.is_stream_consumed
+        self._chunks = aiter(self._response.stream) if read else self._response.aiter_raw()
         received = 0
         while True:
             with _translated(self._errors, self._url, received):
@@ -252,8 +253,12 @@ def _unreachable(error: Exception, url: str) -> UnreachableError:
 
 
 def _os_reason(error: OSError) -> str:
-    """Return what the system says of it; event loops put words of their own around that. Resolvers count below 0."""
-    return os.strerror(error.errno) if error.errno > 0 else error.strerror
+    """Return what the system says of it; event loops put words of their own around that.
+
+    Resolvers count below 0, and TLS has numbers of its own.
+    """
+    number = 0 if isinstance(error, ssl.SSLError) else error.errno or 0
+    return os.strerror(number) if number > 0 else str(error.strerror)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

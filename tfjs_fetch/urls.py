@@ -45,11 +45,6 @@ class Local:
 
     path: Path
 
-    @property
-    def is_archive(self) -> bool:
-        """Whether the path names a .zip or .tar.gz."""
-        return self.path.name.lower().endswith(_ARCHIVES) and not self.path.is_dir()
-
 
 def locate(source: str | os.PathLike[str]) -> Remote | Local:
     """Return where the model `source` is.
