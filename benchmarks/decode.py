@@ -13,13 +13,13 @@ from benchmarks.pairs import median, paired, print_table, ratio, run
 from tfjs_fetch.format.dtypes import Array
 from tfjs_fetch.format.quantization import dequantize, widen
 
-# Issue 2, item 4: dequantization of large arrays is at least twice as fast as numpy's plain expression.
+# Dequantization of large arrays is at least twice as fast as numpy's plain expression.
 AFFINE_TARGET = 2.0
 # "Large", as measured: the full table crosses the target between 3 and 7 million values. Below, the intermediates of
 # the plain expression are reused by malloc (up to 32 MiB) and stay in the last-level cache; what is left to win is
 # about 1.5 times. Behind it each of them is fresh memory.
 LARGE = 10_000_000
-# Issue 2, item 4: float16 is at least as fast as `astype`. It is `astype`, so all below 1 is noise; two equal
+# Float16 is at least as fast as `astype`. It is `astype`, so all below 1 is noise; two equal
 # contenders were seen to differ by so much in the median of their ratios.
 FLOAT16_TARGET = 1.0
 NOISE = 0.05

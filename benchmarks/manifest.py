@@ -17,10 +17,10 @@ from benchmarks.pairs import median, paired, print_table, ratio, run
 from tfjs_fetch.format.layout import lay_out
 from tfjs_fetch.format.manifest import parse
 
-# Issue 2, item 2: 50,000 weights take at most 2.5 times as long as json.loads and as many pydantic models.
+# 50,000 weights take at most 2.5 times as long as json.loads and as many pydantic models.
 PEER_TARGET = 2.5
 PEER_WEIGHTS = 50_000
-# Issue 2, item 2: the cost grows linearly from 50,000 to 100,000 weights. Twice the work is twice the time, and 25 %
+# The cost grows linearly from 50,000 to 100,000 weights. Twice the work is twice the time, and 25 %
 # for Python's garbage collector: it looks at all objects so far each time they have grown by a quarter, and while they
 # are not many more than those of the interpreter it saves passes. The growth without it is shown as well.
 GROWTH_TARGET = 2.0 * 1.25

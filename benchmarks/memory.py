@@ -23,10 +23,10 @@ from benchmarks.pairs import print_table, run
 from tfjs_fetch import Client
 
 _MB = 1_000_000
-# Issue 2, item 5: at most 1.15 times the decoded model and 40 MB, plus the stored bytes of quantized models.
+# At most 1.15 times the decoded model and 40 MB, plus the stored bytes of quantized models.
 FETCH_TARGET_FACTOR = 1.15
 FETCH_TARGET_BYTES = 40 * _MB
-# Issue 2, item 6: a 2 GB model is streamed in less.
+# A 2 GB model is streamed in less.
 STREAM_TARGET_BYTES = 250 * _MB
 
 _Action = Literal["fetch", "stream"]
