@@ -335,15 +335,44 @@ def test_chosen_weights_come_without_what_lies_behind_them(announced: bool, want
     assert bench.whole == {name: WHOLE[name] for name in wanted}
 
 
-def test_unknown_lengths_behind_all_chosen_weights_hold_nobody_up() -> None:
+def test_with_unknown_lengths_all_is_read_for_a_few_weights_and_a_lack_is_noticed() -> None:
     bench = Bench(4, wanted=["w0"])
-    bench.bodies[0].begin(None, HERE)
-    with pytest.raises(Surplus):
-        feed(bench.bodies[0], DATA * 10)
-    bench.bodies[0].end(surplus=True)
+    for body in bench.bodies[:3]:
+        body.begin(None, HERE)
+        feed(body, DATA[:9])
+        body.end()
+    bench.bodies[3].begin(None, HERE)
+    feed(bench.bodies[3], DATA[:10])
 
-    assert all(body.complete for body in bench.bodies[1:])
-    assert bench.whole == {"w0": DATA[:10]}
+    with pytest.raises(MissingBytesError) as caught:
+        bench.bodies[3].end()
+
+    assert (caught.value.expected, caught.value.got) == (40, 37)
+
+
+def test_a_body_of_the_right_length_that_is_a_page_is_refused() -> None:
+    bench = Bench(1)
+    page = b"<!doctype html>".ljust(40)
+    bench.bodies[0].begin(40, HERE)
+    feed(bench.bodies[0], page)
+
+    with pytest.raises(WrongContentError) as caught:
+        bench.bodies[0].end()
+
+    assert caught.value.content == "an HTML page"
+
+
+def test_a_retry_that_brings_more_than_was_announced_starts_over() -> None:
+    bench = Bench(1)
+    bench.bodies[0].begin(40, HERE)
+    feed(bench.bodies[0], DATA[:20])
+    bench.bodies[0].begin(None, HERE)
+    feed(bench.bodies[0], DATA + b"more")
+
+    with pytest.raises(StartOver) as caught:
+        bench.bodies[0].end()
+
+    assert caught.value.changed
 
 
 def test_reports_are_few_and_the_last_one_is_complete() -> None:

@@ -208,7 +208,8 @@ async def test_exceptions_of_httpx_never_escape(name: str, kind: type[httpx.Asyn
         async with kind(transport=Failing(error, within=within)) as client:
             with pytest.raises(TRANSLATIONS[name][within]) as caught:
                 await get(client, _URL, Collecting())
-            assert caught.value.__cause__ is error
+            # What is said of broken protocol quotes headers, and those may hold secrets.
+            assert caught.value.__cause__ is (None if name in ("LocalProtocolError", "RemoteProtocolError") else error)
 
 
 async def test_exceptions_of_a_library_like_httpx_never_escape(monkeypatch: pytest.MonkeyPatch) -> None:

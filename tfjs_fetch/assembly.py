@@ -15,9 +15,9 @@ from itertools import accumulate
 from zlib import crc32
 
 from tfjs_fetch.bodies import NO_ROOM, Surplus
-from tfjs_fetch.content import HEAD_BYTES, suspicion
+from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.download import Slot
-from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, TruncatedError
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, TruncatedError, WrongContentError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before
 from tfjs_fetch.planning import Blueprint, warn_of_surplus
@@ -92,6 +92,15 @@ class GroupAssembly:
         """Return the length of a shard as announced; None while unknown."""
         return self._sizes[position]
 
+    def guessed_size(self, position: int) -> int | None:
+        """Return the length of a shard by the guess; None without one."""
+        return None if self._guess is None else self._guess[position + 1] - self._guess[position]
+
+    @property
+    def settled(self) -> bool:
+        """Whether bytes may be left out: only while it is known, or was asked for, how long all shards are."""
+        return self._guess is not None or self._unknown == 0
+
     def announce(self, position: int, size: int) -> None:
         """Take note of the length of a shard. Raises StartOver if others are in the wrong place because of it."""
         known = self._sizes[position]
@@ -109,13 +118,6 @@ class GroupAssembly:
                 raise StartOver(changed=False)
         while len(self._offsets) <= len(self._sizes) and (next_size := self._sizes[len(self._offsets) - 1]) is not None:
             self._offsets.append(self._offsets[-1] + next_size)
-        self.signal.send()
-
-    def skip_behind(self, position: int) -> None:
-        """Take note that nothing behind the shard at `position` is wanted; so the sizes stay unknown, and unchecked."""
-        self._checked = True
-        if self._guess is None:
-            self._offsets += [self.size] * (len(self._sizes) - position)
         self.signal.send()
 
     def check(self) -> None:
@@ -176,9 +178,8 @@ class ShardBody:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of it is wanted, not even its length."""
-        told = self._group.shard_size(self.position) is not None or not self._group.everything
-        return told and self._limit() == 0
+        """Whether nothing of it is wanted any more, for its length is known."""
+        return self._group.shard_size(self.position) is not None and self._limit() == 0
 
     def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
         if length is not None:
@@ -194,20 +195,21 @@ class ShardBody:
         if offset is None or limit is None:
             return NO_ROOM
         self._piece, self._at = None, offset + self._cursor
-        piece = self._group.piece_at(self._at)
-        if piece is None or self._cursor >= limit:
+        if self._cursor >= limit:
             self._buffer = self._spare(_TELLING_BYTES)  # whatever comes is surplus, and tells what it is
             return self._buffer
-        edge = piece.start if piece.start > self._at else piece.stop
+        piece, edge = self._group.piece_at(self._at), offset + limit
+        if piece is not None:
+            edge = min(edge, piece.start if piece.start > self._at else piece.stop)
         if self._cursor < self.placed:
             self._buffer = self._spare(min(edge - self._at, self.placed - self._cursor))
-        elif piece.start > self._at or piece.released:
+        elif piece is None or piece.start > self._at or piece.released:
             self._buffer = self._spare(edge - self._at)
         elif not self._group.window.admits(piece.before):
             return NO_ROOM
         else:
             self._piece = piece
-            self._buffer = piece.room(self._at, min(piece.stop, offset + limit))
+            self._buffer = piece.room(self._at, edge)
         return self._buffer
 
     def advance(self, count: int) -> None:
@@ -216,6 +218,8 @@ class ShardBody:
             raise StartOver(changed=False)
         self._look(count)
         if self._cursor >= limit:
+            if limit == self._guess():
+                raise StartOver(changed=False)  # It is longer than was guessed, so others are in the wrong place.
             self._surplus += count
             self._stop_when_telling()
             return
@@ -249,8 +253,12 @@ class ShardBody:
         received = self._cursor + self._surplus
         if size is None:
             self._tell_size(received, surplus=surplus or self._surplus > 0)
+        elif received > size:
+            raise StartOver(changed=True)  # An earlier attempt was told another length.
         elif not surplus and received < size and not self.complete:
             raise TruncatedError(self.url, received, size)
+        if (content := unmistakable(self.head)) is not None:
+            raise WrongContentError(self.url, content)
         self._ended = True
         self._group.check()
         self._report(self.received, self.size)
@@ -262,11 +270,15 @@ class ShardBody:
         self._group.bodies.clear()
 
     def _limit(self) -> int | None:
-        """Return how many bytes from its beginning are of use; None while its place is unknown."""
-        offset, size = self._group.offset(self.position), self._group.shard_size(self.position)
+        """Return how many bytes from its beginning are to be read at most; None while its place is unknown."""
+        group, offset, size = self._group, self._group.offset(self.position), self._group.shard_size(self.position)
         if offset is None:
             return None
-        return self._group.last_wanted(offset, None if size is None else offset + size) - offset
+        size = group.guessed_size(self.position) if size is None else size
+        if group.settled:
+            return group.last_wanted(offset, None if size is None else offset + size) - offset
+        room = max(0, group.size - offset)
+        return room if size is None else min(size, room)
 
     def _stop_when_telling(self) -> None:
         if self.is_telling:
@@ -274,22 +286,18 @@ class ShardBody:
 
     def _tell_size(self, received: int, *, surplus: bool) -> None:
         """Tell the group what the end of the body says about its length."""
-        if (surplus or self.complete) and self._skips_rest():
-            self._group.skip_behind(self.position)
-        elif surplus and not self._group.is_certain(self.position):
-            raise StartOver(changed=False)  # It may be in the wrong place, and no surplus at all.
-        else:
+        if not surplus or self._guess() is None:  # else what follows are weights that are not wanted
             self._announce(received)
+
+    def _guess(self) -> int | None:
+        """Return its length as guessed, as long as nothing else is known."""
+        known = self._group.shard_size(self.position) is not None
+        return None if known else self._group.guessed_size(self.position)
 
     def _announce(self, size: int) -> None:
         if size < self.placed:
             raise StartOver(changed=True)  # An earlier attempt brought more than this version has.
         self._group.announce(self.position, size)
-
-    def _skips_rest(self) -> bool:
-        """Whether bytes behind the last wanted ones are other weights, no surplus."""
-        offset, limit = self._group.offset(self.position), self._limit()
-        return offset is not None and limit is not None and offset + limit < self._group.size
 
     def _look(self, count: int) -> None:
         if len(self._head) < HEAD_BYTES:

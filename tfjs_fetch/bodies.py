@@ -14,6 +14,8 @@ NO_ROOM = memoryview(b"")
 _SCRATCH_BYTES = 64 * 1024
 # Bytes inflated in one go: a few milliseconds at most, so that the event loop is never held for long.
 _INFLATE_BYTES = 256 * 1024
+# Bytes that may come without anything to inflate: headers of gzip and empty blocks can be endless.
+_SILENT_BYTES = 1024 * 1024
 
 
 class Surplus(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
@@ -112,12 +114,16 @@ class Inflating:
         self._waiting = b""  # arrived, but not inflated yet
         self._more = False  # the inflater may hold output back
         self._received = 0
+        self._silent = 0  # bytes since something came out
 
     def get_buffer(self) -> memoryview:
         return NO_ROOM if self._more else self._scratch
 
     def advance(self, count: int) -> None:
         self._received += count
+        self._silent += count
+        if self._silent > _SILENT_BYTES:
+            raise WrongContentError(self._url, f"{self._encoding} data that holds nothing")
         self._waiting, self._more = bytes(self._scratch[:count]), True
         self._inflate()
 
@@ -149,6 +155,7 @@ class Inflating:
             raise WrongContentError(self._url, f"{self._encoding} data with something behind its end")
         self._more = bool(self._waiting) or len(data) == room
         if data:
+            self._silent = 0
             buffer[: len(data)] = data
             self._sink.advance(len(data))
 

@@ -90,7 +90,7 @@ class Client:
         Raises what `fetch` raises before the first shard.
         """
         self._check()
-        return (await self._open(source, weights, shard_url, ignore)).plan
+        return (await self._open(source, weights, shard_url, _Events(ignore))).plan
 
     async def fetch(
         self,
@@ -119,7 +119,7 @@ class Client:
         weights = _patterns(weights)
         for attempt in range(_LOADS):
             events = _Events(progress)
-            model = await self._open(source, weights, shard_url, events.take)
+            model = await self._open(source, weights, shard_url, events)
             events.begin(planned(model.plan))
             try:
                 bundle = await model.load(careful=attempt > 0)
@@ -156,7 +156,7 @@ class Client:
         self._check()
         started = time.monotonic()
         events = _Events(progress)
-        model = await self._open(source, weights, shard_url, events.take)
+        model = await self._open(source, weights, shard_url, events)
         events.begin(planned(model.plan))
         try:
             async with model.stream() as stream:
@@ -171,14 +171,14 @@ class Client:
             raise RuntimeError("a Client is used inside its `async with`, and on the event loop it was entered on")
 
     async def _open(
-        self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, notify: OnEvent
+        self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, events: "_Events"
     ) -> Model:
         place = locate(source)
         shown = redact(str(source))
         if isinstance(place, Remote):
-            return await self._open_remote(place, shown, weights, shard_url, notify)
+            return await self._open_remote(place, shown, weights, shard_url, events)
         files = await anyio.to_thread.run_sync(open_files, place.path, self._limits)
-        return await self._open_local(files, shown, weights, notify)
+        return await self._open_local(files, shown, weights, events.take)
 
     async def _open_remote(
         self,
@@ -186,11 +186,20 @@ class Client:
         shown: str,
         weights: str | Iterable[str] | None,
         shard_url: ShardUrl | None,
-        notify: OnEvent,
+        events: "_Events",
     ) -> Model:
         url = place.url
         home = origin(url)
-        downloader = Downloader(await self._transport(), self._retry, self._policy, home, self._headers, shown, notify)
+        downloader = Downloader(
+            await self._transport(),
+            self._retry,
+            self._policy,
+            home,
+            self._headers,
+            source=shown,
+            notify=events.take,
+            raised=lambda: events.raised,
+        )
         if place.is_archive:
             return await self._open_archive(url, downloader, weights)
         body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
@@ -321,6 +330,7 @@ class _Events:
 
     def __init__(self, listener: OnEvent) -> None:
         self.complete = False  # whether all weights are ready
+        self.raised: BaseException | None = None  # what the listener raised
         self._listener = listener
         self._held: list[Event] | None = []
 
@@ -329,7 +339,11 @@ class _Events:
         if isinstance(event, WeightReady):
             self.complete = event.done == event.total
         if self._held is None:
-            self._listener(event)
+            try:
+                self._listener(event)
+            except BaseException as error:
+                self.raised = error
+                raise
         else:
             self._held.append(event)
 

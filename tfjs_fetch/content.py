@@ -8,6 +8,9 @@ from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, WrongContentEr
 # As many first bytes as `recognise` wants to see.
 HEAD_BYTES = 1024
 
+# Weights could begin like these by chance, or do so on purpose: only together with a wrong size they tell something.
+_THINKABLE = ("a JSON document", "gzip-compressed data", "a zip archive", None)
+
 _BUCKET_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9_.-]{1,64})\s*</Code>")
 
 
@@ -26,6 +29,12 @@ def recognise(head: bytes) -> str | None:
     if head.startswith(b"\x1f\x8b"):
         return "gzip-compressed data"
     return "a zip archive" if head.startswith(b"PK\x03\x04") else None
+
+
+def unmistakable(head: bytes) -> str | None:
+    """Return what a file that begins with `head` is, if no weights begin so, whatever their size."""
+    content = recognise(head)
+    return None if content in _THINKABLE else content
 
 
 def suspicion(

@@ -98,7 +98,8 @@ async def _borrow(limiter: anyio.CapacityLimiter, borrower: object) -> None:
 class Downloader:
     """Downloads the files of one model. `headers` go to the model's own origin, `home`, and nowhere else.
 
-    `received` counts all bytes of bodies that came over the network.
+    `raised` tells what the listener behind `notify` has raised, which is no failure of a transfer even if it looks like
+    one. `received` counts all bytes of bodies that came over the network.
     """
 
     transport: Transport
@@ -108,6 +109,7 @@ class Downloader:
     headers: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notify: Callable[[Event], None] = lambda event: None
+    raised: Callable[[], BaseException | None] = lambda: None
     received: int = 0
 
     async def document(self, url: str, body: DocumentBody) -> None:
@@ -124,6 +126,8 @@ class Downloader:
             try:
                 return await self._attempt(url, body, accept)
             except TransportError as error:
+                if error is self.raised():
+                    raise
                 if isinstance(error, StalledError):
                     self.notify(Stalled(self.source, redact(url), index, error.seconds))
                 pause = pause_after(attempt, error, self.retry)

@@ -4,8 +4,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
-from tfjs_fetch.content import HEAD_BYTES, suspicion
-from tfjs_fetch.errors import ExtraBytesError, MissingBytesError
+from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
+from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, WrongContentError
 from tfjs_fetch.format.decoding import odd_bools
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight, scan
 from tfjs_fetch.format.manifest import WeightSpec
@@ -46,6 +46,9 @@ def _weights(
         placed, surplus = _placed(blueprint, layout, group)
     except (MissingBytesError, ExtraBytesError) as error:
         raise suspicion(heads, error) or error from None
+    for path, head in heads:
+        if (content := unmistakable(head)) is not None:
+            raise WrongContentError(path, content)
     if surplus:
         warn_of_surplus(layout, group.sizes, group.size - surplus, heads, warn)
     return [(weight.spec, group.slice(weight.start, weight.stop)) for weight in placed]

@@ -184,7 +184,7 @@ class _Counter:
 
     def __init__(self, job: Job, window: Window) -> None:
         self._job, self._window = job, window
-        self._specs = iter(job.blueprint.wanted_specs)
+        self._specs = job.blueprint.wanted_specs
         self._ready: dict[str, tuple[Piece, PlacedWeight]] = {}
         self._signal = Signal()
         self._done = 0
@@ -210,7 +210,8 @@ class _Counter:
         return self
 
     async def __anext__(self) -> tuple[WeightSpec, Array]:
-        spec = next(self._specs, None)
+        # Nothing is taken out before all waiting is done: a cancelled call can be made again.
+        spec = self._specs[self._done] if self._done < len(self._specs) else None
         # What comes behind the last weight may still be an error.
         while not self._closed if spec is None else spec.name not in self._ready:
             self._check()
@@ -218,8 +219,9 @@ class _Counter:
         self._check()
         if spec is None:
             raise StopAsyncIteration
-        piece, weight = self._ready.pop(spec.name)
+        piece, weight = self._ready[spec.name]
         (array,) = await decoded([(piece, weight)], self._job)
+        del self._ready[spec.name]
         piece.left -= 1
         if piece.left == 0:
             self._window.release(piece)

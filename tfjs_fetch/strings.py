@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from tfjs_fetch.bodies import DocumentBody
-from tfjs_fetch.content import HEAD_BYTES, suspicion
-from tfjs_fetch.errors import MissingBytesError, RefusedError
+from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
+from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
@@ -72,6 +72,8 @@ class TextBody:
 
     def end(self, *, surplus: bool = False) -> None:
         self._document.end(surplus=surplus)
+        if (content := unmistakable(self.head)) is not None:
+            raise WrongContentError(self.url, content)
         self.size = self.received
         self._report(self.received, self.size)
         self._group.check()

@@ -207,7 +207,9 @@ def _translated(errors: tuple[type[Exception], ...], url: str, received: int | N
     try:
         yield
     except errors as error:
-        raise translate(error, url, received) from error
+        # What the client says of bad headers quotes them: a token of ours, or a signed link of the server's.
+        quotes = {"LocalProtocolError", "RemoteProtocolError"} & {kind.__name__ for kind in type(error).__mro__}
+        raise translate(error, url, received) from (None if quotes else error)
 
 
 def translate(error: Exception, url: str, received: int | None = None) -> TransportError:
@@ -229,6 +231,8 @@ def translate(error: Exception, url: str, received: int | None = None) -> Transp
         return StalledError(url, received or 0, _patience(error))
     if received is not None:
         return TruncatedError(url, received, None)
+    if "RemoteProtocolError" in names and not reason.startswith("Server disconnected"):
+        return UnreachableError(url, "its answer is not valid HTTP")
     return _unreachable(error, url)
 
 
