@@ -21,6 +21,7 @@ from tfjs_fetch import (
     ShardProgress,
     StatusError,
     TfjsFetchError,
+    TruncatedError,
     Warned,
     WeightReady,
     fetch,
@@ -254,3 +255,19 @@ async def test_a_second_load_of_a_changed_model_is_told_from_its_plan_on() -> No
 
     assert_equal(bundle, new.arrays)
     assert [event.total_bytes for event in of(Planned, events)] == [48, 48]
+
+
+async def test_a_listener_may_raise_what_looks_like_a_failed_transfer() -> None:
+    failure = TruncatedError("http://elsewhere/", 1, 2)
+
+    def listener(event: Event) -> None:
+        if isinstance(event, ShardProgress):
+            raise failure
+
+    example = many(2)
+    async with MockServer(example.hosted()) as server, Client() as client:
+        with anyio.fail_after(5), pytest.raises(TruncatedError) as caught:
+            await client.fetch(f"{server.url}/m/model.json", progress=listener)
+
+        assert caught.value is failure
+        assert len(server.requests) <= 3

@@ -283,3 +283,18 @@ async def test_missing_bytes_end_a_stream() -> None:
     async with MockServer({**example.hosted(), "/m/s2": b"short"}) as server, Client() as client:
         with anyio.fail_after(5), pytest.raises(DecodeError):
             await streamed(client, f"{server.url}/m/model.json")
+
+
+async def test_a_cancelled_wait_for_a_weight_can_be_made_again() -> None:
+    example = many(3)
+    async with MockServer(example.hosted()) as server, Client() as client:
+        server.misbehave("/m/s1", Latency(0.5))
+        names: list[str] = []
+        with anyio.fail_after(10):
+            async with client.stream(f"{server.url}/m/model.json") as weights:
+                while len(names) < 3:
+                    with anyio.move_on_after(0.1):
+                        spec, _ = await anext(weights)
+                        names.append(spec.name)
+
+    assert names == ["w0", "w1", "w2"]
