@@ -172,6 +172,8 @@ class Downloader:
             except Surplus:
                 return body.end(surplus=True)
             except TruncatedError as error:
+                if error is self.raised():
+                    raise
                 # An encoding may end too early in a body that does not.
                 expected = length if length is not None and error.received < length else None
                 raise TruncatedError(url, error.received, expected) from error.__cause__
