@@ -8,7 +8,8 @@ import anyio
 import anyio.lowlevel
 
 from tfjs_fetch.errors import TransportError
-from tfjs_fetch.transport import Answer, Sink
+from tfjs_fetch.sinks import Sink
+from tfjs_fetch.transport import Answer
 
 
 @dataclass(frozen=True)

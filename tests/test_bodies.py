@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.memory_transport import MemoryTransport, Reply
-from tfjs_fetch.bodies import NO_ROOM, DocumentBody, HeadBody, Inflating, Surplus
+from tfjs_fetch.bodies import DocumentBody, HeadBody, Inflating, Surplus
 from tfjs_fetch.content import HEAD_BYTES
 from tfjs_fetch.errors import RefusedError, TransportError, TruncatedError, WrongContentError
-from tfjs_fetch.transport import Sink
+from tfjs_fetch.sinks import NO_ROOM, Sink
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ async def inflate(data: bytes, encoding: str, sink: Sink, piece: int = 65536) ->
     inflating = Inflating(_URL, encoding, sink)
     with anyio.fail_after(20):
         await pour(data, inflating, piece)
-        await inflating.finish()
+        await inflating.finish(inflating.wait)
 
 
 def raw_deflate(data: bytes, level: int = 6) -> bytes:
@@ -194,13 +194,23 @@ async def test_an_encoding_that_ends_early_is_truncated_wherever_it_does(encodin
         assert (caught.value.received, caught.value.expected) == (length, None)
 
 
-@pytest.mark.parametrize("behind", [b"garbage", b"\0", gzip.compress(b"another member")])
+@pytest.mark.parametrize("behind", [b"garbage", b"\0", b"\x1fgarbage", gzip.compress(b"another member") + b"\0"])
 @pytest.mark.parametrize("piece", [1, 65536])
 async def test_nothing_may_stand_behind_an_encoding(behind: bytes, piece: int) -> None:
     with pytest.raises(WrongContentError) as caught:
         await inflate(gzip.compress(_TEXT) + behind, "gzip", Cell(10), piece)
 
     assert caught.value.url == "https://h/w0?…"
+
+
+@pytest.mark.parametrize("piece", [1, 65536])
+async def test_members_of_gzip_one_behind_the_other_are_one_body(piece: int) -> None:
+    data = gzip.compress(_TEXT) + gzip.compress(b"") + gzip.compress(b"another member")
+
+    cell = Cell(10)
+    await inflate(data, "gzip", cell, piece)
+
+    assert cell.data == _TEXT + b"another member"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])

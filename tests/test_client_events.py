@@ -1,5 +1,6 @@
 """What a listener is told of a load, and what becomes of the errors of listeners and consumers."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from itertools import pairwise
@@ -271,3 +272,32 @@ async def test_a_listener_may_raise_what_looks_like_a_failed_transfer() -> None:
 
         assert caught.value is failure
         assert len(server.requests) <= 3
+
+
+async def listen_badly(trouble: type[BaseException], event_type: type[Event], *, streams: bool) -> None:
+    def listener(event: Event) -> None:
+        if isinstance(event, event_type):
+            raise trouble
+
+    async with MockServer(many(5).hosted()) as server, Client() as client:
+        with anyio.fail_after(5), pytest.raises(RuntimeError):
+            await load(client, f"{server.url}/m/model.json", listener, streams=streams)
+
+
+on_every_event = pytest.mark.parametrize("event_type", [Planned, ShardProgress, ShardFinished, WeightReady])
+
+
+@on_every_event
+@pytest.mark.parametrize("trouble", [StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
+async def test_a_listener_cannot_end_a_loop_of_ours(
+    trouble: type[BaseException], event_type: type[Event], streams: bool
+) -> None:
+    await listen_badly(trouble, event_type, streams=streams)
+
+
+@on_every_event
+@pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make its Cancelled
+async def test_a_listener_cannot_cancel_a_task_of_ours_quietly(event_type: type[Event], streams: bool) -> None:
+    await listen_badly(asyncio.CancelledError, event_type, streams=streams)

@@ -4,6 +4,7 @@ import json
 from typing import Any, Literal, TypeAlias
 
 import anyio
+import numpy as np
 import pytest
 
 from mock_server import HTML_PAGE, LFS_POINTER, S3_ERROR, File, Instead, MockServer, TrailingGarbage, TruncatedGzip
@@ -247,3 +248,26 @@ async def test_garbage_behind_a_gzip_body_is_an_error() -> None:
             await client.fetch(f"{server.url}/m/model.json")
 
     assert caught.value.url == f"{server.url}/m/b0"
+
+
+@on_every_framing
+async def test_extra_bytes_in_front_of_the_last_shard_are_an_error_in_the_last_group_too(framing: Framing) -> None:
+    example = model(group({"a": floats(6), "b": floats(4)}, [24, 16]))
+    files = example.hosted(framing=framing)
+    files["/m/w0"] = File(example.shards["w0"] + example.shards["w1"] + b"more", framing=framing)
+
+    with pytest.raises(ExtraBytesError) as caught:
+        await fetched(files)
+
+    assert (caught.value.group, caught.value.shard, caught.value.expected) == (0, "w0", 40)
+
+
+async def test_a_shard_of_another_than_the_usual_size_in_front_of_others_is_an_error() -> None:
+    size = 4 * 2**20
+    example = model(group({"a": np.zeros(size // 4 + 10, np.float32)}, [size, 40]))
+    files = {**example.hosted(), "/m/w0": File(example.shards["w0"] + bytes(8))}
+
+    with pytest.raises(ExtraBytesError) as caught:
+        await fetched(files)
+
+    assert (caught.value.shard, caught.value.got) == ("w0", size + 48)

@@ -1,6 +1,8 @@
 """Clients, event loops and threads: where a client may be used, and fetching without a loop of one's own."""
 
+import asyncio
 import threading
+from contextvars import ContextVar
 from pathlib import Path
 
 import anyio
@@ -12,6 +14,8 @@ from tests.models import Model, assert_equal, floats, group, many, model, writte
 from tfjs_fetch import Client, Event, Finished, StatusError, UnreachableError, WeightBundle, fetch_sync
 
 pytestmark = pytest.mark.anyio
+
+_WHO = ContextVar[str]("_WHO")
 
 
 def example() -> Model:
@@ -113,3 +117,19 @@ def test_what_a_listener_raises_comes_out_of_fetch_sync(tmp_path: Path) -> None:
     with pytest.raises(LookupError) as caught:
         fetch_sync(written(tmp_path, example().files), progress=listener)
     assert caught.value is trouble
+
+
+def test_plain_asyncio_is_enough_and_listeners_find_the_variables_of_the_caller() -> None:
+    told = set[str]()
+
+    async def main() -> None:
+        _WHO.set("caller")
+        async with MockServer(many(20).hosted()) as server, Client() as client:
+            url = f"{server.url}/m/model.json"
+            bundle = await client.fetch(url, progress=lambda _: told.add(_WHO.get("nobody")))
+            assert_equal(bundle, many(20).arrays)
+            async with client.stream(url, progress=lambda _: told.add(_WHO.get("nobody"))) as weights:
+                assert_equal({spec.name: array async for spec, array in weights}, many(20).arrays)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert told == {"caller"}

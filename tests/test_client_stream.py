@@ -189,6 +189,7 @@ async def test_leaving_a_stream_early_stops_its_transfers_at_once() -> None:
                     async for spec, _ in weights:
                         assert spec.name == "w0"
                         break
+            await anyio.wait_all_tasks_blocked()  # until the server has seen what was on its way
             seen = len(server.requests)
             assert_equal(await client.fetch(f"{server.url}/m/model.json"), example.arrays)
             assert len(server.requests) <= seen + 101
@@ -298,3 +299,23 @@ async def test_a_cancelled_wait_for_a_weight_can_be_made_again() -> None:
                         names.append(spec.name)
 
     assert names == ["w0", "w1", "w2"]
+
+
+async def test_a_stream_has_one_taker_at_a_time() -> None:
+    example = model(group({"w": np.zeros(2**20, np.float32)}, name="s"))
+    failures = list[Exception]()
+    async with MockServer(example.hosted()) as server, Client() as client:
+        server.misbehave("/m/s0", Latency(0.2))
+
+        async def take() -> None:
+            try:
+                await anext(weights)
+            except RuntimeError as error:
+                failures.append(error)
+
+        with anyio.fail_after(5):
+            async with client.stream(f"{server.url}/m/model.json") as weights, anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                tasks.start_soon(take)
+
+    assert len(failures) == 1

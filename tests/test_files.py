@@ -10,7 +10,7 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -318,12 +318,21 @@ def test_links_in_a_zip_are_refused() -> None:
         opened(memory.getvalue()).shards(["link"], 1000)
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
-def test_what_is_no_file_in_a_tar_is_not_there(kind: bytes) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (tarfile.SYMTYPE, RefusedError),
+        (tarfile.LNKTYPE, RefusedError),
+        (tarfile.FIFOTYPE, RefusedError),
+        (tarfile.CHRTYPE, RefusedError),
+        (tarfile.DIRTYPE, UnreachableError),
+    ],
+)
+def test_what_is_no_file_in_a_tar_is_not_read(kind: bytes, error: type[TfjsFetchError]) -> None:
     special = tarfile.TarInfo("w1")
     special.type, special.linkname = kind, "/etc/passwd"
 
-    with pytest.raises(UnreachableError):
+    with pytest.raises(error):
         opened(special.tobuf() + tarred(_SMALL)).shards(["w1"], 1000)
 
 
@@ -511,3 +520,45 @@ def test_very_many_given_files_are_found_at_once() -> None:
     files = GivenFiles({f"w{index}": memoryview(b"") for index in range(20_000)})
 
     assert len(files.shards([f"./w{index}" for index in range(20_000)], 0)) == 20_000
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..\\evil"])
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_with_a_member_that_leads_out_of_it_is_refused(name: str, pack: Pack) -> None:
+    with pytest.raises(RefusedError):
+        opened(pack({**_SMALL, name: b""}))
+
+
+def test_a_zip_with_a_member_without_a_name_is_damaged_or_read() -> None:
+    with suppress(WrongContentError):
+        opened(zipped({**_SMALL, "x": b""}).replace(b"x", b"")).document()
+
+
+def test_the_map_of_a_sparse_file_is_no_way_to_fill_the_memory() -> None:
+    sparse = tarfile.TarInfo("w1")
+    sparse.size = 20 * _MIB
+    sparse.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    endless = b"9999999\n" + b"0\n" * (10 * _MIB - 4)
+    archive = gzip.compress(sparse.tobuf(tarfile.PAX_FORMAT) + endless, 1)
+
+    with at_most(48 * _MIB), pytest.raises((RefusedError, WrongContentError)):
+        opened(archive)
+
+
+def test_a_chain_of_maps_of_an_old_sparse_file_is_no_way_to_fill_the_memory() -> None:
+    first = bytearray(header("w1", 0, tarfile.GNUTYPE_SPARSE))
+    first[482] = 1  # a further header follows
+    more = (b"00000000001\0" * 42).ljust(504, b"\0") + b"\1" + bytes(7)
+    checksum = 256 + sum(first[:148]) + sum(first[156:])
+    first[148:156] = b"%06o\0 " % checksum
+    archive = gzip.compress(bytes(first) + more * 100_000, 1)
+
+    with at_most(48 * _MIB), pytest.raises((RefusedError, WrongContentError)):
+        opened(archive)
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred, tar_gz])
+def test_the_size_of_a_member_is_known_before_it_is_unpacked(pack: Pack) -> None:
+    files = opened(pack(_SMALL))
+
+    assert {path: files.size(path) for path in ("w0", "other")} == {"w0": len(_SMALL["w0"]), "other": None}

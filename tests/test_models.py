@@ -27,6 +27,9 @@ class Shelf:
     def document(self) -> bytes:
         return self._example.files["model.json"]
 
+    def size(self, path: str) -> int | None:
+        return len(self._example.shards[path])
+
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         self.asked += paths
         return {path: memoryview(self._example.shards[path]) for path in self.asked}

@@ -14,6 +14,8 @@ from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import draw
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
 
+pytestmark = pytest.mark.anyio
+
 
 class TextBench:
     """A group of a string and a number, and the sinks for its shards."""
@@ -40,32 +42,38 @@ class TextBench:
 TEXT = b"\x05\0\0\0hello\x07"
 
 
-def test_strings_are_read_when_all_their_shards_are_there_in_any_order() -> None:
+async def give(body: TextBody, data: bytes, *, announced: bool = True) -> None:
+    """Let `data` be the whole body of a shard."""
+    bring(body, data, announced=announced)
+    await body.read_group()
+
+
+async def test_strings_are_read_when_all_their_shards_are_there_in_any_order() -> None:
     bench = TextBench(3)
-    bring(bench.bodies[2], TEXT[8:])
-    bring(bench.bodies[0], TEXT[:2], announced=False)
+    await give(bench.bodies[2], TEXT[8:])
+    await give(bench.bodies[0], TEXT[:2], announced=False)
     assert bench.whole == []
-    bring(bench.bodies[1], TEXT[2:8])
+    await give(bench.bodies[1], TEXT[2:8])
 
     assert bench.whole == ["text", "n"]
 
 
-def test_strings_that_come_again_count_once() -> None:
+async def test_strings_that_come_again_count_once() -> None:
     bench = TextBench(1, limit=15)
     bench.bodies[0].begin(None, HERE)
     feed(bench.bodies[0], TEXT[:9])
-    bring(bench.bodies[0], TEXT)
+    await give(bench.bodies[0], TEXT)
 
     assert bench.whole == ["text", "n"]
     assert bench.allowance.used == 10
 
 
-def test_too_many_bytes_of_strings_are_refused() -> None:
+async def test_too_many_bytes_of_strings_are_refused() -> None:
     bench = TextBench(2, limit=15)
-    bring(bench.bodies[0], TEXT, announced=False)
+    await give(bench.bodies[0], TEXT, announced=False)
 
     with pytest.raises(RefusedError) as caught:
-        bring(bench.bodies[1], TEXT, announced=False)
+        await give(bench.bodies[1], TEXT, announced=False)
     assert caught.value.url == "http://h/s1"
 
 
@@ -78,22 +86,22 @@ def test_too_many_bytes_of_strings_are_refused() -> None:
         (b"<!DOCTYPE html>", WrongContentError, 1),
     ],
 )
-def test_strings_that_do_not_fit_are_errors(data: bytes, kind: type[TfjsFetchError], groups: int) -> None:
+async def test_strings_that_do_not_fit_are_errors(data: bytes, kind: type[TfjsFetchError], groups: int) -> None:
     with pytest.raises(kind):
-        bring(TextBench(1, groups=groups).bodies[0], data)
+        await give(TextBench(1, groups=groups).bodies[0], data)
 
 
-def test_surplus_behind_strings_of_the_last_group_is_a_warning() -> None:
+async def test_surplus_behind_strings_of_the_last_group_is_a_warning() -> None:
     bench = TextBench(1)
-    bring(bench.bodies[0], TEXT + b"x")
+    await give(bench.bodies[0], TEXT + b"x")
 
     assert bench.whole == ["text", "n"]
     assert len(bench.warnings) == 1
 
 
-def test_a_page_behind_strings_is_no_surplus() -> None:
+async def test_a_page_behind_strings_is_no_surplus() -> None:
     bench = TextBench(2)
-    bring(bench.bodies[0], TEXT)
+    await give(bench.bodies[0], TEXT)
 
     with pytest.raises(WrongContentError):
-        bring(bench.bodies[1], b"<!DOCTYPE html>")
+        await give(bench.bodies[1], b"<!DOCTYPE html>")

@@ -319,3 +319,41 @@ def test_a_relative_shard_never_leaves_the_origin_of_the_model(model: str, path:
 
     assert origin(shard) == origin(url)
     assert "#" not in shard
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https:/h/model.json?sig=S3CRET",
+        Path("https://h/model.json?sig=S3CRET"),
+        "http:\\\\u:S3CRET@h\\model.json",
+        "https://user:S3CRET/x@host/model.json",
+        "https://user:S3CRET#x@host/model.json",
+        "https://user:S3CRET?x@host/model.json",
+        "http://[::1]8001/model.json?sig=S3CRET",
+    ],
+)
+def test_what_is_nearly_a_url_is_refused_without_showing_it(source: str | Path) -> None:
+    with pytest.raises(RefusedError) as caught:
+        locate(source)
+
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_an_empty_source_is_not_the_current_directory() -> None:
+    with pytest.raises(RefusedError):
+        locate("")
+
+
+@pytest.mark.parametrize("location", ["http://[::1]8001/x", "//[::1]8001/x"])
+def test_a_location_with_something_else_than_a_port_behind_its_address_is_refused(location: str) -> None:
+    with pytest.raises(RefusedError):
+        joined("http://[::1]/model.json", location)
+
+
+@pytest.mark.parametrize("path", ["https://cdn/w.bin?sig=S3CRET", "//cdn/w?sig=S3CRET", "w\n?sig=S3CRET"])
+def test_a_refused_shard_is_named_without_its_query(path: str) -> None:
+    with pytest.raises((RefusedError, ManifestError)) as caught:
+        shard_url("https://h/model.json", path)
+
+    assert "S3CRET" not in str(caught.value)

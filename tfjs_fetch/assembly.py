@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from zlib import crc32
 
-from tfjs_fetch.bodies import NO_ROOM, Surplus
+from tfjs_fetch.bodies import Surplus
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.download import Slot
 from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, TruncatedError, WrongContentError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before
 from tfjs_fetch.planning import Blueprint, warn_of_surplus
+from tfjs_fetch.sinks import NO_ROOM
 
 _SCRATCH_BYTES = 64 * 1024
 # Bytes after which a body shows what it is: the patterns of `recognise` are shorter.

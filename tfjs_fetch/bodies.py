@@ -1,6 +1,7 @@
 """Sinks for whole documents, and the one that undoes a content encoding on the way."""
 
 import zlib
+from collections.abc import Awaitable, Callable
 from typing import IO, Protocol
 
 import anyio
@@ -8,9 +9,8 @@ import anyio.lowlevel
 
 from tfjs_fetch.content import HEAD_BYTES
 from tfjs_fetch.errors import RefusedError, TruncatedError, WrongContentError
-from tfjs_fetch.transport import Sink
+from tfjs_fetch.sinks import NO_ROOM, Sink
 
-NO_ROOM = memoryview(b"")
 _SCRATCH_BYTES = 64 * 1024
 # Bytes inflated in one go: a few milliseconds at most, so that the event loop is never held for long.
 _INFLATE_BYTES = 256 * 1024
@@ -133,10 +133,13 @@ class Inflating:
             await self._sink.wait()
         self._inflate()
 
-    async def finish(self) -> None:
-        """Pass on what is still held back. Raises TruncatedError if the encoding does not end where the body does."""
+    async def finish(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Pass on what is still held back, with `wait` for this sink's own, which somebody may watch.
+
+        Raises TruncatedError if the encoding does not end where the body does.
+        """
         while self._more:
-            await self.wait()
+            await wait()
         if self._inflater is None or not self._inflater.eof:
             raise TruncatedError(self._url, self._received, None)
 
@@ -152,7 +155,10 @@ class Inflating:
             raise WrongContentError(self._url, f"damaged {self._encoding} data ({error})") from error
         self._waiting = inflater.unconsumed_tail
         if inflater.unused_data:
-            raise WrongContentError(self._url, f"{self._encoding} data with something behind its end")
+            if self._encoding != "gzip" or not inflater.unused_data.startswith(b"\x1f"):
+                raise WrongContentError(self._url, f"{self._encoding} data with something behind its end")
+            # Gzip may consist of several members, one behind the other (RFC 1952, 2.2).
+            self._waiting, self._inflater = inflater.unused_data, None
         self._more = bool(self._waiting) or len(data) == room
         if data:
             self._silent = 0

@@ -66,6 +66,8 @@ class WeightBundle(Mapping[str, Array]):
         for mapping in [arrays] if isinstance(arrays, Mapping) else arrays:
             specs = []
             for name, values in mapping.items():
+                if not isinstance(name, str):
+                    raise TypeError(f"the name of a weight is a string, not {name!r}")
                 if name in stored:
                     raise EncodeError(name, "is there twice")
                 dtype, shape, data = encode(name, values)

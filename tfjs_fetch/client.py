@@ -4,7 +4,6 @@ import inspect
 import os
 import ssl
 import tempfile
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,15 +13,17 @@ from typing import Any, Self, TypeAlias
 
 import anyio
 import anyio.to_thread
+from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import current_token
 
 from tfjs_fetch.assembly import StartOver
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits, Policy, Retry
+from tfjs_fetch.direct import is_on_asyncio
 from tfjs_fetch.documents import read_document
 from tfjs_fetch.download import Downloader, Slots
-from tfjs_fetch.errors import IntegrityError, ModelChangedError
+from tfjs_fetch.errors import IntegrityError, ModelChangedError, UnreachableError
 from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
 from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
@@ -191,7 +192,7 @@ class Client:
         url = place.url
         home = origin(url)
         downloader = Downloader(
-            await self._transport(),
+            await self._transport(url),
             self._retry,
             self._policy,
             home,
@@ -251,13 +252,20 @@ class Client:
             await downloader.check_leap(url, foreign)
         return urls
 
-    async def _transport(self) -> HttpTransport:
+    async def _transport(self, url: str) -> HttpTransport:
         if self._http is not None:
             return HttpTransport(self._http)
         async with self._making:
             if self._own is None:
                 # Reading the certificates takes 20 ms, and the first time imports 60 more.
-                self._own = await anyio.to_thread.run_sync(http_client, self._ssl_context)
+                make = partial(http_client, self._ssl_context, direct=is_on_asyncio())
+                try:
+                    own = await anyio.to_thread.run_sync(make)
+                except (ImportError, OSError, ValueError) as error:
+                    reason = f"no connection can be made with the proxies and certificates of the environment: {error}"
+                    raise UnreachableError(url, reason, final=True) from error
+                self._check()  # it may have been closed meanwhile
+                self._own = own
         return HttpTransport(self._own)
 
 
@@ -307,7 +315,7 @@ def fetch_sync(
         ssl_context=ssl_context,
         expected=expected,
     )
-    return _in_thread(lambda: anyio.run(work)) if _is_in_loop() else anyio.run(work)
+    return _in_thread(work) if _is_in_loop() else anyio.run(work)
 
 
 async def plan(
@@ -340,19 +348,26 @@ class _Events:
             self.complete = event.done == event.total
         if self._held is None:
             try:
-                self._listener(event)
+                self._call(event)
             except BaseException as error:
                 self.raised = error
                 raise
         else:
             self._held.append(event)
 
+    def _call(self, event: Event) -> None:
+        try:
+            self._listener(event)
+        except (StopIteration, StopAsyncIteration, anyio.get_cancelled_exc_class()) as error:
+            # In the middle of a load these would end a loop or a task quietly.
+            raise RuntimeError(f"the progress listener raised {type(error).__name__}") from error
+
     def begin(self, first: Planned) -> None:
         """Pass `first` on and what was held back."""
         self.complete = first.weights == 0
         held, self._held = self._held or [], None
         for event in (first, *held):
-            self._listener(event)
+            self._call(event)
 
 
 def _received(model: Model) -> int:
@@ -377,20 +392,7 @@ def _is_in_loop() -> bool:
     return True
 
 
-def _in_thread(work: Callable[[], WeightBundle]) -> WeightBundle:
-    """Return what `work` returns in a thread of its own; raise what it raises."""
-    outcome: list[WeightBundle | BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except BaseException as error:  # noqa: BLE001 - handed over to the thread that waits
-            outcome.append(error)
-
-    thread = threading.Thread(target=run, name="tfjs_fetch.fetch_sync")
-    thread.start()
-    thread.join()
-    (result,) = outcome
-    if isinstance(result, BaseException):
-        raise result
-    return result
+def _in_thread(work: Callable[[], Awaitable[WeightBundle]]) -> WeightBundle:
+    """Return what `work` returns on an event loop in a thread of its own; an interrupt here cancels it there."""
+    with start_blocking_portal() as portal:
+        return portal.call(work)

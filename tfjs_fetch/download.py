@@ -30,7 +30,8 @@ from tfjs_fetch.errors import (
 )
 from tfjs_fetch.events import Event, Retrying, Stalled
 from tfjs_fetch.redaction import redact
-from tfjs_fetch.transport import Answer, Sink, Transport
+from tfjs_fetch.sinks import Sink
+from tfjs_fetch.transport import Answer, Transport
 from tfjs_fetch.urls import joined, origin
 
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -168,7 +169,7 @@ class Downloader:
             try:
                 await answer.receive(watch.over(inflating or body))
                 if inflating is not None:
-                    await inflating.finish()
+                    await inflating.finish(watch.wait)
             except Surplus:
                 return body.end(surplus=True)
             except TruncatedError as error:

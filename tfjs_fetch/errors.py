@@ -70,7 +70,8 @@ class StatusError(TransportError):
 
     def __str__(self) -> str:
         came = f" with {self.content}" if self.content else ""
-        return f"{self.url} answered {self.status}{came}{_status_hint(self.status)}"
+        asked = f", and asks to wait {self.retry_after:,.0f} seconds" if self.retry_after else ""
+        return f"{self.url} answered {self.status}{came}{asked}{_status_hint(self.status)}"
 
 
 class WrongContentError(TransportError):

@@ -22,6 +22,7 @@ from typing import IO, Any, Protocol, cast
 
 from tfjs_fetch.config import Limits
 from tfjs_fetch.errors import RefusedError, UnreachableError, WrongContentError
+from tfjs_fetch.redaction import redact_path
 
 _DOCUMENT = "model.json"
 # JSON files that lie beside a model and are none: ml5.js and Teachable Machine write them.
@@ -31,6 +32,8 @@ _MAX_MEMBERS = 100_000
 # How much of an archive is read at once; of a zip's index, of the extended headers of a tar, of a member.
 _INDEX_BYTES = 4 * 2**20
 _HEADER_BYTES = 64 * 1024
+# And of all headers of one member: the map of a sparse file is as long as it likes, and becomes lists in Python.
+_HEADERS_BYTES = 1024 * 1024
 _PIECE_BYTES = 64 * 1024
 _PADDING_PIECES = 16
 # What the standard library raises for archives that are none; RuntimeError for encrypted ones and for endless headers.
@@ -43,6 +46,10 @@ _DAMAGE = (
     EOFError,
     ValueError,
     RuntimeError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
 )
 
 
@@ -51,6 +58,9 @@ class Files(Protocol):
 
     def document(self) -> bytes:
         """Return the model.json, or whatever it is called."""
+
+    def size(self, path: str) -> int | None:
+        """Return the length of the file that model.json calls `path`; None if there is none."""
 
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the content of the files that model.json calls `paths`, together at most `most` bytes unpacked."""
@@ -92,7 +102,8 @@ def choose_document(source: str, names: Collection[str]) -> str:
         candidates = [name for name in jsons if not _is_companion(PurePosixPath(name).name.lower())]
     if len(candidates) == 1:
         return candidates[0]
-    found = f"it has {', '.join(sorted(candidates)[:5])}: name one of them" if candidates else "no JSON is in it"
+    cure = "give the path of one of them; of an archive, unpacked"
+    found = f"it has {', '.join(sorted(candidates)[:5])}: {cure}" if candidates else "no JSON is in it"
     raise UnreachableError(source, f"there is not one {_DOCUMENT}; {found}", final=True)
 
 
@@ -114,10 +125,19 @@ class DirectoryFiles:
             raise RefusedError(str(self._document), f"it has over {most:,} bytes, which is Limits.manifest_bytes")
         return data
 
+    def size(self, path: str) -> int | None:
+        """Return the length of a file."""
+        try:
+            return self._place(path).stat().st_size
+        except (OSError, ValueError):
+            return None
+
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the files, mapped read-only."""
-        root = self._document.parent
-        return {path: _mapped(root.joinpath(*inner_name(str(self._document), path).split("/"))) for path in paths}
+        return {path: _mapped(self._place(path)) for path in paths}
+
+    def _place(self, path: str) -> Path:
+        return self._document.parent.joinpath(*inner_name(str(self._document), path).split("/"))
 
 
 class ZipFiles:
@@ -128,17 +148,22 @@ class ZipFiles:
         self._source, self._limits = source, limits
         try:
             self._archive = zipfile.ZipFile(_Guarded(file, _INDEX_BYTES, source).as_file())
+            members = self._archive.infolist()
+            if len(members) > _MAX_MEMBERS:
+                raise RefusedError(source, f"it has over {_MAX_MEMBERS:,} members")
+            self._members = {_member_name(source, info.filename): info for info in members if not info.is_dir()}
         except _DAMAGE as error:
             raise _damaged(source, error) from error
-        members = self._archive.infolist()
-        if len(members) > _MAX_MEMBERS:
-            raise RefusedError(source, f"it has over {_MAX_MEMBERS:,} members")
-        self._members = {_plain(info.filename): info for info in members if not info.is_dir()}
         self._name = choose_document(source, self._members.keys())
 
     def document(self) -> bytes:
         """Return the content of the JSON."""
         return bytes(self._read(self._name, self._limits.manifest_bytes))
+
+    def size(self, path: str) -> int | None:
+        """Return the length of a member, unpacked."""
+        member = self._members.get(_beside(self._source, self._name, path))
+        return None if member is None else member.file_size
 
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the members, unpacked."""
@@ -154,7 +179,7 @@ class ZipFiles:
             raise _missing(self._source, name)
         info = self._members[name]
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise RefusedError(self._source, f"its member {name!r} is a link")
+            raise _linked(self._source, name)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # The others would be unpacked without a bound.
             raise RefusedError(self._source, f"its member {name!r} is compressed in another way than deflate")
@@ -173,7 +198,8 @@ class TarFiles:
     def __init__(self, source: str, file: IO[bytes], limits: Limits) -> None:
         weakref.finalize(self, file.close)
         self._source, self._file, self._limits = source, file, limits
-        sizes: dict[str, int] = {}
+        self._links: set[str] = set()  # members that are neither files nor directories
+        self._sizes = sizes = dict[str, int]()
         room = limits.manifest_bytes
 
         def is_json(name: str, size: int) -> bool:
@@ -194,6 +220,10 @@ class TarFiles:
         """Return the content of the JSON."""
         return self._content
 
+    def size(self, path: str) -> int | None:
+        """Return the length of a member."""
+        return self._sizes.get(_beside(self._source, self._name, path))
+
     def shards(self, paths: Iterable[str], most: int) -> Mapping[str, memoryview]:
         """Return the members, unpacked."""
         names = {path: _beside(self._source, self._name, path) for path in paths}
@@ -210,7 +240,8 @@ class TarFiles:
 
         contents = self._unpack(is_wanted)
         if missing := wanted - contents.keys():
-            raise _missing(self._source, min(missing))
+            name = min(missing)
+            raise _linked(self._source, name) if name in self._links else _missing(self._source, name)
         return {path: memoryview(contents[name]) for path, name in names.items()}
 
     def _unpack(self, wanted: Callable[[str, int], bool]) -> Mapping[str, bytearray]:
@@ -218,14 +249,16 @@ class TarFiles:
         most = self._limits.weight_bytes + self._limits.manifest_bytes
         contents: dict[str, bytearray] = {}
         try:
-            with self._open() as archive:
-                for count, member in enumerate(archive):
+            with self._open() as (archive, guarded):
+                for count, member in enumerate(_members(archive, guarded)):
                     most -= member.size
                     if member.size < 0:  # Python before 3.13.6 would go round in circles
                         raise tarfile.ReadError(f"{member.name!r} has a negative size")
                     if most < 0 or count >= _MAX_MEMBERS:
                         raise RefusedError(self._source, "it has more members, or longer ones, than Limits allow")
-                    name = _plain(member.name)
+                    name = _member_name(self._source, member.name)
+                    if not (member.isreg() or member.isdir()):
+                        self._links.add(name)
                     if member.isreg() and wanted(name, member.size) and (file := archive.extractfile(member)):
                         contents[name] = _content(file)
         except _DAMAGE as error:
@@ -233,23 +266,37 @@ class TarFiles:
         return contents
 
     @contextmanager
-    def _open(self) -> Iterator[tarfile.TarFile]:
+    def _open(self) -> Iterator[tuple[tarfile.TarFile, "_Guarded"]]:
         self._file.seek(0)
         packed = self._file.read(2) == b"\x1f\x8b"
         self._file.seek(0)
         # tarfile could tell the compression itself, but would unpack bzip2 and xz without a bound.
         with gzip.GzipFile(fileobj=self._file) if packed else nullcontext(self._file) as file:
             guarded = _Guarded(file, _HEADER_BYTES, self._source)
+            guarded.left = _HEADERS_BYTES  # for opening it reads the first member
             with tarfile.open(fileobj=guarded.as_file(), mode="r:") as archive:
-                yield archive
+                yield archive, guarded
             # The padding behind the last member is read so that the checksum at the end is looked at.
             for _ in range(_PADDING_PIECES if packed else 0):
                 if not guarded.read(_PIECE_BYTES):
                     break
 
 
+def _members(archive: tarfile.TarFile, guarded: "_Guarded") -> Iterator[tarfile.TarInfo]:
+    """Yield the members; reading the headers of one is bounded, what a caller reads of it is not."""
+    while True:
+        guarded.left = _HEADERS_BYTES
+        member = archive.next()
+        guarded.left = None
+        if member is None:
+            return
+        if member.issparse():
+            raise tarfile.ReadError(f"{member.name!r} is a sparse file, which is not supported")
+        yield member
+
+
 class _Guarded:
-    """A file that may be read forwards and backwards, but not much at a time.
+    """A file that may be read forwards and backwards, but not much at a time, and in all no more than is `left`.
 
     What zipfile and tarfile keep in memory, the index and extended headers, they read at once, however long it says
     it is.
@@ -257,12 +304,15 @@ class _Guarded:
 
     def __init__(self, file: Any, most: int, source: str) -> None:  # whatever can read, seek and tell
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.left: int | None = None
         self._file, self._most, self._source = file, most, source
 
     def read(self, size: int = -1) -> bytes:
         """Return what a file does. Raises RefusedError if that is too much."""
         data: bytes = self._file.read(self._most + 1 if size < 0 else min(size, self._most + 1))
-        if len(data) > self._most:
+        if self.left is not None:
+            self.left -= len(data)
+        if len(data) > self._most or (self.left is not None and self.left < 0):
             raise RefusedError(self._source, f"its index or a header in it has over {self._most:,} bytes")
         return data
 
@@ -311,7 +361,7 @@ def inner_name(source: str, path: str) -> str:
             parts.append(part)
     drive = os.name == "nt" and ":" in path
     if path.startswith(("/", "\\")) or drive or ".." in parts or "\0" in path or not parts:
-        raise RefusedError(source, f"the shard {path!r} leads out of the model's directory")
+        raise RefusedError(source, f"the shard {redact_path(path)!r} leads out of the model's directory")
     return "/".join(parts)
 
 
@@ -319,9 +369,15 @@ def _beside(source: str, document: str, path: str) -> str:
     return str(PurePosixPath(document).parent / inner_name(source, path))
 
 
-def _plain(name: str) -> str:
-    """Return the name of a member as `inner_name` gives it; some archives made on Windows have backslashes."""
-    return name.replace("\\", "/").removeprefix("./")
+def _member_name(source: str, name: str) -> str:
+    """Return the name of a member as `inner_name` gives it; some archives made on Windows have backslashes.
+
+    Raises RefusedError if it leads out of the archive, wanted or not: no honest program makes such archives.
+    """
+    plain = name.replace("\\", "/").removeprefix("./")
+    if plain.startswith("/") or ".." in plain.split("/"):
+        raise RefusedError(source, f"its member {name!r} leads out of it")
+    return plain
 
 
 def _is_companion(name: str) -> bool:
@@ -366,6 +422,10 @@ def _content(file: IO[bytes]) -> bytearray:
     while piece := file.read(_PIECE_BYTES):
         content += piece
     return content
+
+
+def _linked(source: str, name: str) -> RefusedError:
+    return RefusedError(source, f"its member {name!r} is a link, or a device")
 
 
 def _missing(source: str, name: str) -> UnreachableError:

@@ -4,6 +4,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
+import numpy as np
+
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.errors import ExtraBytesError, MissingBytesError, WrongContentError
 from tfjs_fetch.format.decoding import odd_bools
@@ -88,4 +90,10 @@ class _Concatenation:
         last = bisect_right(self._stops, stop - 1)
         pieces = [self._buffers[first][start - before :], *self._buffers[first + 1 : last]]
         pieces.append(self._buffers[last][: stop - (self._stops[last] - self.sizes[last])])
-        return memoryview(b"".join(pieces))
+        whole = np.empty(stop - start, np.uint8)
+        at = 0
+        for piece in pieces:
+            # By numpy, which lets other threads run meanwhile: the pages of a mapped file may have to be read first.
+            whole[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+            at += len(piece)
+        return whole.data

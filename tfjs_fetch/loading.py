@@ -18,8 +18,8 @@ import anyio.to_thread
 from tfjs_fetch.assembly import GroupAssembly, ShardBody
 from tfjs_fetch.download import Downloader, Slot, Slots
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
-from tfjs_fetch.format.decoding import odd_bools
-from tfjs_fetch.format.dtypes import STRING, Array
+from tfjs_fetch.format.decoding import is_view, odd_bools
+from tfjs_fetch.format.dtypes import Array
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import odd_message
@@ -188,7 +188,7 @@ class _Counter:
         self._ready: dict[str, tuple[Piece, PlacedWeight]] = {}
         self._signal = Signal()
         self._done = 0
-        self._closed = self._abandoned = False
+        self._closed = self._abandoned = self._taking = False
 
     def close(self) -> None:
         """Take note that all files are there, and no more weights will come."""
@@ -210,6 +210,15 @@ class _Counter:
         return self
 
     async def __anext__(self) -> tuple[WeightSpec, Array]:
+        if self._taking:
+            raise RuntimeError("a weight is being taken from this stream already, by another task")
+        self._taking = True
+        try:
+            return await self._next()
+        finally:
+            self._taking = False
+
+    async def _next(self) -> tuple[WeightSpec, Array]:
         # Nothing is taken out before all waiting is done: a cancelled call can be made again.
         spec = self._specs[self._done] if self._done < len(self._specs) else None
         # What comes behind the last weight may still be an error.
@@ -243,7 +252,7 @@ async def decoded(batch: Sequence[tuple[Piece, PlacedWeight]], job: Job) -> Sequ
             for piece, weight in batch
         ]
 
-    dear = sum(weight.stop - weight.start for _, weight in batch if _needs_work(weight.spec)) > _INLINE_BYTES
+    dear = sum(_work_bytes(piece, weight) for piece, weight in batch) > _INLINE_BYTES
     done = await anyio.to_thread.run_sync(work, abandon_on_cancel=True) if dear or len(batch) > 64 else work()
     for (_, weight), (_, odd) in zip(batch, done, strict=True):
         if odd:
@@ -251,8 +260,8 @@ async def decoded(batch: Sequence[tuple[Piece, PlacedWeight]], job: Job) -> Sequ
     return [array for array, _ in done]
 
 
-def _needs_work(spec: WeightSpec) -> bool:
-    return spec.quantization is not None or spec.dtype in ("bool", STRING)
+def _work_bytes(piece: Piece, weight: PlacedWeight) -> int:
+    return 0 if is_view(weight.spec, weight.start - piece.start) else weight.stop - weight.start
 
 
 def _batch(orders: Sequence[tuple[Piece, PlacedWeight]]) -> Iterator[tuple[Piece, PlacedWeight]]:
@@ -335,6 +344,8 @@ async def _transfer(job: Job, errands: Sequence[_Errand], window: Window) -> Non
             await _acquire(errand, under_way, window)
             under_way.add(errand.index)
             tasks.start_soon(_run, job, errand, under_way, window)
+    if under_way:
+        raise RuntimeError("a transfer was cancelled by something else than this load")
 
 
 def _close(errands: Sequence[_Errand]) -> None:
@@ -361,6 +372,8 @@ async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -
         await job.downloader.download(errand.body.url, errand.body, index=errand.index)
     finally:
         errand.slot.release()
+    if isinstance(errand.body, TextBody):
+        await errand.body.read_group()
     under_way.discard(errand.index)
     window.signal.send()
     url = redact(errand.body.url)

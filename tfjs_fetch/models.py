@@ -6,7 +6,7 @@ at hand.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import anyio.to_thread
@@ -22,7 +22,7 @@ from tfjs_fetch.format.layout import GroupLayout, usual_sizes
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import gather
 from tfjs_fetch.loading import Job, load, stream, task_group
-from tfjs_fetch.planning import Blueprint, Plan, plan_shards
+from tfjs_fetch.planning import Blueprint, Plan, PlannedShard, plan_shards
 from tfjs_fetch.strings import Allowance
 
 Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
@@ -134,8 +134,13 @@ class LocalModel:
 
     @property
     def plan(self) -> Plan:
-        """What loading it will bring."""
-        return _plan(self.source, self.blueprint, [layout.paths for layout in self.blueprint.layouts])
+        """What loading it will bring, with the sizes of the files where they are there."""
+        plan = _plan(self.source, self.blueprint, [layout.paths for layout in self.blueprint.layouts])
+        return replace(plan, shards=tuple(self._sized(shard) for shard in plan.shards))
+
+    def _sized(self, shard: PlannedShard) -> PlannedShard:
+        size = self.files.size(shard.path)
+        return shard if size is None else replace(shard, size=size)
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights; they are decoded on first use."""

@@ -9,7 +9,7 @@ from typing import Any
 from tfjs_fetch.config import Limits, Policy
 from tfjs_fetch.content import suspicion
 from tfjs_fetch.errors import ExtraBytesError
-from tfjs_fetch.format.layout import GroupLayout, check_order, check_total, lay_out, usual_sizes
+from tfjs_fetch.format.layout import GroupLayout, check_order, check_total, lay_out, misplaced_surplus, usual_sizes
 from tfjs_fetch.format.manifest import Manifest, WeightSpec
 from tfjs_fetch.format.selection import chosen, restrict
 
@@ -21,12 +21,12 @@ _SURPLUS_BYTES = 64 * 2**20
 class PlannedShard:
     """A file to load. `index` counts the files of the model from 0; `size` is None where model.json does not tell.
 
-    `url` is kept out of the repr: it may carry a signature.
+    `path` and `url` are kept out of the repr: they may carry a signature.
     """
 
     index: int
     group: int
-    path: str
+    path: str = field(repr=False)
     url: str = field(repr=False)
     size: int | None
 
@@ -122,7 +122,10 @@ class Blueprint:
 
     def check_total(self, layout: GroupLayout, sizes: Sequence[int]) -> int:
         """Return how many surplus bytes shards of these sizes have; raise if that, or a lack, is an error."""
-        return check_total(layout, sizes, tolerate_extra=self.tolerates_extra(layout))
+        surplus = check_total(layout, sizes, tolerate_extra=self.tolerates_extra(layout))
+        if surplus and self.policy.extra_bytes == "error" and (shard := misplaced_surplus(layout, sizes)) is not None:
+            raise ExtraBytesError(layout.index, shard, layout.size or 0, sum(sizes))
+        return surplus
 
 
 def draw(manifest: Manifest, weights: str | Iterable[str] | None, policy: Policy) -> Blueprint:

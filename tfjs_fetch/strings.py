@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import anyio.to_thread
+
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
@@ -76,7 +78,10 @@ class TextBody:
             raise WrongContentError(self.url, content)
         self.size = self.received
         self._report(self.received, self.size)
-        self._group.check()
+
+    async def read_group(self) -> None:
+        """Read the group if this was the last of its shards; raise the error if they do not fit its weights."""
+        await self._group.read()
 
     def close(self) -> None:
         """Part from the group."""
@@ -97,17 +102,22 @@ class TextAssembly:
     ) -> None:
         self.bodies: list[TextBody] = []
         self.allowance = allowance
+        self._is_read = False
         self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
 
-    def check(self) -> None:
+    async def read(self) -> None:
         """Read the group if all its shards are there; raise the error if they do not fit its weights."""
-        if len(self.bodies) < len(self._layout.paths) or not all(body.complete for body in self.bodies):
+        if (
+            self._is_read
+            or len(self.bodies) < len(self._layout.paths)
+            or not all(body.complete for body in self.bodies)
+        ):
             return
-        data = b"".join(body.data for body in self.bodies)
+        self._is_read = True
         heads, sizes = [(body.url, body.head) for body in self.bodies], [body.received for body in self.bodies]
-        self._piece.fill(data)
         try:
-            weights = self._piece.decoder.add(0, len(data))
+            # Where each string ends can only be found one after the other.
+            data, weights = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
         except MissingBytesError as error:
             raise suspicion(heads, error) or error from None
         used = weights[-1].stop if weights else 0
@@ -117,3 +127,8 @@ class TextAssembly:
                 raise suspicion(heads, extra) or extra
             warn_of_surplus(self._layout, sizes, used, heads, self._warn)
         self._whole(self._piece, [weight for weight in weights if weight.spec.name in self._blueprint.wanted])
+
+    def _scan(self) -> tuple[bytes, Sequence[PlacedWeight]]:
+        data = b"".join(body.data for body in self.bodies)
+        self._piece.fill(data)
+        return data, self._piece.decoder.add(0, len(data))

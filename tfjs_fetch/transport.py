@@ -7,38 +7,32 @@ caller's; everything else in the package knows neither the client's types nor it
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+from urllib.request import getproxies
 
 import anyio
 import httpx
 
+from tfjs_fetch.direct import DirectTransport
 from tfjs_fetch.errors import RefusedError, StalledError, StatusError, TransportError, TruncatedError, UnreachableError
+from tfjs_fetch.exchange import EXCHANGE
+from tfjs_fetch.sinks import Sink
 
-# Seconds to reach a server; what happens after that is watched by the download.
+# Seconds to reach a server. Stalls after that are watched by the download.
 _CONNECT_SECONDS = 10.0
+# The queue is in front of the client: a transfer that waits for the consumer of a stream gives its place there to
+# others, but keeps its connection. As many are kept as are open, else there were new ones all the time.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
 # All that a request to another host than the model's own may carry.
 _IMPERSONAL = frozenset(
     ("host", "accept", "accept-encoding", "connection", "user-agent", "range", "if-range", "if-match", "if-none-match")
 )
 # How often an abandoned stream is asked to end itself: 64 KiB may have been read ahead, in chunks of six bytes.
 _FAREWELLS = 11_000
-
-
-class Sink(Protocol):
-    """Where the bytes of a body go."""
-
-    def get_buffer(self) -> memoryview:
-        """Return writable memory for the next bytes, of any length; empty while there is no room for them."""
-
-    def advance(self, count: int) -> None:
-        """Take note that `count` bytes were written to the start of the last buffer."""
-
-    async def wait(self) -> None:
-        """Return when there may be room again."""
 
 
 class Answer(Protocol):
@@ -83,20 +77,67 @@ class HttpClient(Protocol):
         """Send it and return the response, its body unread."""
 
 
-def http_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
-    """Return a client of our own: proxies and certificates from the environment, cookies neither kept nor sent."""
+class OwnClient:
+    """A client with nothing but what is needed here: no cookies, hooks, redirects, and no log of URLs.
+
+    httpx's own writes every URL to the log whole, signatures and passwords included.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+        self._headers = _headers()
+
+    def build_request(self, method: str, url: Any, *, headers: Any = None) -> httpx.Request:
+        """Return the request, with the headers and timeouts that all have."""
+        extensions = {"timeout": {"connect": _CONNECT_SECONDS, "read": None, "write": None, "pool": None}}
+        return httpx.Request(method, url, headers={**self._headers, **(headers or {})}, extensions=extensions)
+
+    async def send(
+        self, request: httpx.Request, *, stream: bool = True, auth: Any = ..., follow_redirects: Any = False
+    ) -> httpx.Response:
+        """Send it, with the name and password of its URL unless `auth` is None, and return the answer, unread."""
+        user = request.url.username, request.url.password
+        if auth is not None and any(user):
+            request = next(httpx.BasicAuth(*user).auth_flow(request))
+        return await self._transport.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+
+def http_client(ssl_context: ssl.SSLContext | None, *, direct: bool = False) -> Any:
+    """Return an `HttpClient` of our own, with `aclose`: proxies and certificates from the environment.
+
+    With `direct` it takes the fast lane, which asyncio has, where the environment names no proxy.
+    """
+    if set(getproxies()) & {"http", "https", "all"}:
+        return _proxied_client(ssl_context)
+    context = httpx.create_ssl_context() if ssl_context is None else ssl_context
+    return OwnClient(DirectTransport(context) if direct else httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS))
+
+
+def _proxied_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
+    """Return a client that knows which hosts are behind which proxy, cookies neither kept nor sent."""
     client = httpx.AsyncClient(
-        # The queue is in front of the client: a transfer that waits for the consumer of a stream gives its place there
-        # to others, but keeps its connection. As many are kept as are open, else there were new ones all the time.
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0),
-        # Stalls are watched by the download, so only connecting is timed here.
+        limits=_LIMITS,
         timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        headers={"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"},
+        headers=_headers(),
         verify=True if ssl_context is None else ssl_context,
         follow_redirects=False,
     )
     client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return client
+
+
+def _headers() -> Mapping[str, str]:
+    return {"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"}
 
 
 class HttpTransport:
@@ -119,7 +160,9 @@ class HttpTransport:
                     del request.headers[name]
             # Waiting for a connection is no fault of the server, and our own queue is in front of it.
             request.extensions.get("timeout", {})["pool"] = None
-            auth: dict[str, Any] = {} if personal else {"auth": None}
+            # What is asked for in so many words goes before the name and password of a URL or of the client.
+            own = personal and not any(name.lower() == "authorization" for name in headers)
+            auth: dict[str, Any] = {} if own else {"auth": None}
             async with _closing_unfinished_handshakes(request):
                 response = await self._client.send(request, stream=True, follow_redirects=False, **auth)
         answer = _HttpAnswer(response, url, self._errors)
@@ -136,19 +179,23 @@ class _HttpAnswer:
         self._response, self._url, self._errors = response, url, errors
         self._chunks: AsyncIterator[bytes] | None = None
         self._ended = False
+        self._received = 0
 
     async def receive(self, sink: Sink) -> None:
         # A transport for tests may give responses whose body is read already.
+        if (exchange := self._response.extensions.get(EXCHANGE)) is not None:
+            with _translated(self._errors, self._url, lambda: exchange.count):
+                await exchange.receive(sink)
+            return
         read = self._response.is_stream_consumed
         self._chunks = aiter(self._response.stream) if read else self._response.aiter_raw()
-        received = 0
         while True:
-            with _translated(self._errors, self._url, received):
+            with _translated(self._errors, self._url, lambda: self._received):
                 chunk = await anext(self._chunks, None)
             if chunk is None:
                 self._ended = True
                 return
-            received += len(chunk)
+            self._received += len(chunk)
             await _pour(memoryview(chunk), sink)
 
     async def close(self) -> None:
@@ -202,14 +249,16 @@ async def _pour(chunk: memoryview, sink: Sink) -> None:
 
 
 @contextmanager
-def _translated(errors: tuple[type[Exception], ...], url: str, received: int | None = None) -> Iterator[None]:
-    """Turn the client's exceptions into ours; `received` bytes of a body are there, None before a body."""
+def _translated(
+    errors: tuple[type[Exception], ...], url: str, received: Callable[[], int | None] = lambda: None
+) -> Iterator[None]:
+    """Turn the client's exceptions into ours; `received` tells how many bytes of a body are there, None before it."""
     try:
         yield
     except errors as error:
         # What the client says of bad headers quotes them: a token of ours, or a signed link of the server's.
         quotes = {"LocalProtocolError", "RemoteProtocolError"} & {kind.__name__ for kind in type(error).__mro__}
-        raise translate(error, url, received) from (None if quotes else error)
+        raise translate(error, url, received()) from (None if quotes else error)
 
 
 def translate(error: Exception, url: str, received: int | None = None) -> TransportError:

@@ -13,9 +13,14 @@ from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from tfjs_fetch.errors import ManifestError, RefusedError
+from tfjs_fetch.redaction import redact_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|//")
+# A URL with a slash too few, or with backslashes.
+_NEARLY = re.compile(r"(?i)https?:(?!//[^/\\])")
+# Behind a bracketed address nothing but a port: clients differ in what they make of other things.
+_ODD_HOST = re.compile(r"\](?!:\d*$|$)")
 _LONE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # Everything that may stand in a path or query as it is, and "%": what is encoded already stays so.
 _SAFE = "/%:@!$&'()*+,;=~?#[]-._"
@@ -49,18 +54,24 @@ class Local:
 def locate(source: str | os.PathLike[str]) -> Remote | Local:
     """Return where the model `source` is.
 
-    Raises RefusedError for schemes other than http, https and file, and for a URL that is none; ManifestError for a
-    `.pb` file.
+    Raises RefusedError for schemes other than http, https and file, for a URL that is none and for an empty string;
+    ManifestError for a `.pb` file.
     """
-    if not isinstance(source, str):
-        return _checked(Local(Path(source)))
-    if not _SCHEME.match(source):
+    if source == "":  # which would be the current directory
+        raise RefusedError(source, "the source is empty")
+    if _NEARLY.match(str(source)):  # a Path makes one slash of two
+        raise RefusedError(
+            f"{str(source).partition(':')[0]}:…", "a URL is a string that begins with http:// or https://"
+        )
+    if not isinstance(source, str) or not _SCHEME.match(source):
         return _checked(Local(Path(source)))
     try:
         parts = urlsplit(source)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise RefusedError(source, f"it is not a URL ({error})") from None
+        host = None if _ODD_HOST.search(parts.netloc) else host
+    except ValueError:
+        # Where the host ends cannot be told then, nor what of this is a password.
+        raise RefusedError(f"{source.partition('://')[0]}://…", "its host or port is not one") from None
     match parts.scheme:
         case "http" | "https" if host:
             return _checked(Remote(_document_url(source)))
@@ -88,7 +99,9 @@ def shard_url(model_url: str, path: str, prefix: str | None = None, *, allow_abs
     reference = _reference(model_url, path)
     if _ABSOLUTE.match(reference):
         if not allow_absolute:
-            reason = f"the shard {path!r} names a host of its own; Policy(absolute_shards=True) allows that"
+            reason = (
+                f"the shard {redact_path(path)!r} names a host of its own; Policy(absolute_shards=True) allows that"
+            )
             raise RefusedError(model_url, reason)
         return joined(model_url, reference)
     base = urlsplit(joined(model_url, _as_directory(prefix)) if prefix else model_url)
@@ -104,7 +117,8 @@ def joined(base_url: str, reference: str) -> str:
     """
     try:
         parts = _resolved(urlsplit(base_url), urlsplit(reference))
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        named = bool(parts.hostname) and not _ODD_HOST.search(parts.netloc)
+        usable = parts.scheme in ("http", "https") and named and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
@@ -166,7 +180,7 @@ def _document_url(source: str) -> str:
 def _reference(model_url: str, path: str) -> str:
     """Return `path` as a URL reference; browsers read a backslash as a slash, so Windows-made manifests work there."""
     if _CONTROL.search(path):
-        raise ManifestError(model_url, "paths", f"the shard {path!r} has control characters in its name")
+        raise ManifestError(model_url, "paths", f"the shard {redact_path(path)!r} has control characters in its name")
     return _encoded(path.strip(" ").replace("\\", "/"))
 
 

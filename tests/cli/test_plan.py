@@ -41,8 +41,8 @@ def test_a_plan_is_given_as_json(run: Run, folder: str) -> None:
         "total_bytes": 4,
         "cached_bytes": 0,
         "shards": [
-            {"index": 0, "group": 0, "path": "w0", "size": None},
-            {"index": 1, "group": 0, "path": "w1", "size": None},
+            {"index": 0, "group": 0, "path": "w0", "size": 20},
+            {"index": 1, "group": 0, "path": "w1", "size": 24},
         ],
     }
 

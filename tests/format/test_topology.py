@@ -1,4 +1,5 @@
 import json
+import time
 from typing import Any
 
 import pytest
@@ -355,3 +356,22 @@ def test_shapes_of_a_layers_model_of_the_corpus_are_those_that_tfjs_computes(nam
         assert [list(port.shape or ()) for port in found.inputs] == [one["shape"] for one in published.loaded["inputs"]]
         outputs = [(one["name"], one["shape"][1:]) for one in published.loaded["outputs"]]  # loaded with a batch of one
         assert [(port.name, list(port.shape or ())[1:]) for port in found.outputs] == outputs
+
+
+def test_a_long_chain_with_very_many_outputs_is_read_at_once() -> None:
+    names = [f"l{index}" for index in range(20_000)]
+    entries = [
+        {"class_name": "Dropout", "name": name, "config": {"name": name}, "inbound_nodes": [[[before, 0, 0]]]}
+        for before, name in zip(["l0", *names], names, strict=False)
+    ]
+    outputs = [[name, 0, 0] for name in names]
+    manifest = document(
+        {"class_name": "Model", "config": {"layers": entries, "input_layers": [], "output_layers": outputs}}
+    )
+
+    started = time.process_time()
+    found = topology(manifest)
+
+    assert isinstance(found, LayersTopology)
+    assert len(found.outputs) == 20_000
+    assert time.process_time() - started < 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import anyio
 import click
 
+from tfjs_fetch.bars import counted, size
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.cli.options import client, progress_option, shown, source_options
 from tfjs_fetch.cli.output import (
@@ -14,11 +15,12 @@ from tfjs_fetch.cli.output import (
     print_json,
     print_table,
     say,
-    summary,
     weight_rows,
     weights_json,
 )
 from tfjs_fetch.events import OnEvent
+from tfjs_fetch.format.dtypes import STRING, STRING_PREFIX
+from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.redaction import redact
 
 
@@ -65,11 +67,18 @@ def get(
 def print_bundle(bundle: WeightBundle, *, as_json: bool, talk: bool) -> None:
     """Print the weights of `bundle`; `talk` adds what they come to, in words."""
     specs = bundle.manifest.weights
+
+    def length(spec: WeightSpec) -> int:
+        if spec.dtype == STRING:
+            return sum(STRING_PREFIX + len(value) for value in bundle[spec.name].flat)
+        return spec.stored_bytes
+
     if as_json:
         about = {"source": bundle.source, "kind": bundle.manifest.kind, "digest": bundle.digest}
-        print_json({**about, "nbytes": bundle.nbytes, "weights": weights_json(specs)})
+        print_json({**about, "nbytes": bundle.nbytes, "weights": weights_json(specs, length)})
         return
-    print_table(WEIGHT_COLUMNS, weight_rows(specs), minor=MINOR_WEIGHT_COLUMNS)
+    print_table(WEIGHT_COLUMNS, weight_rows(specs, length), minor=MINOR_WEIGHT_COLUMNS)
     if talk:
-        say(summary(specs))
+        stored = size(sum(map(length, specs)))
+        say(f"{counted(len(specs), 'weight')}, {stored} stored, {size(bundle.nbytes)} decoded")
         say(f"digest {bundle.digest}")

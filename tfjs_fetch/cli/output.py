@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import click
@@ -15,6 +15,7 @@ from tfjs_fetch.format.dtypes import itemsize
 from tfjs_fetch.format.manifest import WeightSpec
 
 Row: TypeAlias = Sequence[str | int | None]
+_Length: TypeAlias = Callable[[WeightSpec], int | None]
 
 WEIGHT_COLUMNS = ("name", "shape", "dtype", "stored", "bytes")
 MINOR_WEIGHT_COLUMNS = ("dtype", "stored")
@@ -62,12 +63,17 @@ def summary(specs: Sequence[WeightSpec]) -> str:
     return f"{counted(len(specs), 'weight')}, {stored} stored, {decoded} decoded"
 
 
-def weight_rows(specs: Iterable[WeightSpec]) -> list[Row]:
+def stored_bytes(spec: WeightSpec) -> int | None:
+    """Return the stored bytes of a weight as model.json tells them; None for strings."""
+    return None if spec.dtype == "string" else spec.stored_bytes
+
+
+def weight_rows(specs: Iterable[WeightSpec], length: _Length = stored_bytes) -> list[Row]:
     """Return a row for each weight: name, shape, type, stored type, stored bytes."""
-    return [(spec.name, shape(spec.shape), spec.dtype, spec.stored_dtype, _stored_bytes(spec)) for spec in specs]
+    return [(spec.name, shape(spec.shape), spec.dtype, spec.stored_dtype, length(spec)) for spec in specs]
 
 
-def weights_json(specs: Iterable[WeightSpec]) -> list[Mapping[str, Any]]:
+def weights_json(specs: Iterable[WeightSpec], length: _Length = stored_bytes) -> list[Mapping[str, Any]]:
     """Return the same for JSON."""
     return [
         {
@@ -75,7 +81,7 @@ def weights_json(specs: Iterable[WeightSpec]) -> list[Mapping[str, Any]]:
             "shape": list(spec.shape),
             "dtype": spec.dtype,
             "stored_dtype": spec.stored_dtype,
-            "bytes": _stored_bytes(spec),
+            "bytes": length(spec),
         }
         for spec in specs
     ]
@@ -101,10 +107,6 @@ def totals(specs: Sequence[WeightSpec]) -> list[tuple[str, int, int, int]]:
 def decoded_bytes(specs: Iterable[WeightSpec]) -> int:
     """Return the bytes of the decoded arrays, strings with the least they can have."""
     return sum(spec.size * itemsize(spec.dtype) for spec in specs)
-
-
-def _stored_bytes(spec: WeightSpec) -> int | None:
-    return None if spec.dtype == "string" else spec.stored_bytes
 
 
 def _cell(cell: str | int | None) -> str:

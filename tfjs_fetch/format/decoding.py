@@ -132,6 +132,13 @@ def stored_values(spec: WeightSpec, data: memoryview) -> Array:
     return values
 
 
+def is_view(spec: WeightSpec, start: int) -> bool:
+    """Whether a weight at `start` of an aligned memory is decoded without a look at its values."""
+    if spec.quantization is not None or spec.dtype in ("bool", STRING):
+        return False
+    return start % stored(spec.stored_dtype).alignment == 0
+
+
 def odd_bools(spec: WeightSpec, data: memoryview) -> int:
     """Return how many values of a bool weight are stored as something else than 0 or 1."""
     if spec.dtype != "bool":

@@ -94,6 +94,20 @@ def check_total(layout: GroupLayout, sizes: Sequence[int], *, tolerate_extra: bo
     return total - layout.size
 
 
+def misplaced_surplus(layout: GroupLayout, sizes: Sequence[int]) -> str | None:
+    """Return the shard of these `sizes` with bytes too many in front of others that are wanted; None if none is known.
+
+    TF.js reads such a group all the same: as garbage from there on.
+    """
+    usual = usual_sizes(layout)
+    if usual is not None:
+        odd = [path for path, size, right in zip(layout.paths[:-1], sizes, usual, strict=False) if size != right]
+    else:
+        # A file of which not a byte is read cannot be meant so.
+        odd = [layout.paths[-2]] if len(sizes) > 1 and sum(sizes[:-1]) >= (layout.size or 0) and sizes[-1] else []
+    return odd[0] if odd else None
+
+
 def check_order(index: int, paths: Sequence[str]) -> None:
     """Raise ShardOrderError if `paths` have names of the form `…KofN…` and are not all of 1 to N, in order."""
     numbers: dict[tuple[str, str, int], list[int]] = {}

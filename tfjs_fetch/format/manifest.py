@@ -227,16 +227,16 @@ def _check_weights(groups: Sequence[WeightGroup], root: str, source: str, limits
                 place = f"{root}[{index}].weights[{position}].name"
                 raise ManifestError(source, place, f"a second weight is called {_shown(spec.name)}")
             names.add(spec.name)
-            size = _size(spec, source, limits)
+            size = _size(spec, f"{root}[{index}].weights[{position}].shape", source, limits)
             stored += size * itemsize(spec.stored_dtype)
             decoded += size * itemsize(spec.dtype)
         if stored > before and not group.paths:
             raise ManifestError(source, f"{root}[{index}].paths", "no file holds the weights of this group")
     if max(stored, decoded) > limits.weight_bytes:
-        raise _too_large(source, f"{max(stored, decoded):,} bytes of weights", limits)
+        raise _too_large(source, f"{root}: {max(stored, decoded):,} bytes of weights go", limits)
 
 
-def _size(spec: WeightSpec, source: str, limits: Limits) -> int:
+def _size(spec: WeightSpec, place: str, source: str, limits: Limits) -> int:
     """Return how many values `spec` has; refuse shapes whose numbers alone are absurd, beside a 0 as well."""
     size = 1
     empty = False
@@ -246,12 +246,12 @@ def _size(spec: WeightSpec, source: str, limits: Limits) -> int:
         else:
             size *= dimension
             if size > limits.weight_bytes:
-                raise _too_large(source, f"weight {_shown(spec.name)} with the shape {_shown(spec.shape)}", limits)
+                raise _too_large(source, f"{place}: weight {_shown(spec.name)} with {_shown(spec.shape)} goes", limits)
     return 0 if empty else size
 
 
 def _too_large(source: str, what: str, limits: Limits) -> RefusedError:
-    return RefusedError(source, f"{what} go beyond Limits.weight_bytes, which is {limits.weight_bytes:,}")
+    return RefusedError(source, f"{what} beyond Limits.weight_bytes, which is {limits.weight_bytes:,}")
 
 
 def _quantization_problem(spec: WeightSpec) -> str | None:

@@ -13,8 +13,9 @@ from tfjs_fetch.format.manifest import Json, Manifest
 from tfjs_fetch.format.shapes import Shape, known, output_shape
 
 _MODELS = ("Sequential", "Model", "Functional")
-# Layers that are followed back from an output to tell its shape.
+# Layers that are followed back from an output to tell its shape, and outputs that this is done for.
 _MAX_STEPS = 100
+_MAX_OUTPUTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ def _ends(config: Mapping[str, Json], layers: Sequence[Layer]) -> tuple[tuple[Po
         outputs = [by_name[name] for name in _references(config.get("output_layers")) if name in by_name]
     else:
         inputs, outputs = list(layers[:1]), list(layers[-1:])
-    around = _Surroundings(layers, "input_layers" not in config, lambda: None)
-    shapes = [known(_output_shape(layer, around)) for layer in outputs]
+    around = _Surroundings(layers, "input_layers" not in config, lambda: None, {})
+    shapes = [known(_output_shape(layer, around)) if n < _MAX_OUTPUTS else None for n, layer in enumerate(outputs)]
     ports = (Port(layer.name, shape, None) for layer, shape in zip(outputs, shapes, strict=True))
     return tuple(map(_input, inputs)), tuple(ports)
 
@@ -167,19 +168,34 @@ def _input(layer: Layer) -> Port:
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """The layers of one model, one behind the other if it is a `chain`, and the shape that enters it, if any does."""
+    """The layers of one model, one behind the other if it is a `chain`, and the shape that enters it, if any does.
+
+    `found` keeps for each model seen (by the identity of its layers) those by name, and the place of each.
+    """
 
     layers: Sequence[Layer]
     chain: bool
     entering: Callable[[], Shape | None]
+    found: dict[int, tuple[Mapping[str, Layer], Mapping[int, int]]]
     steps: int = _MAX_STEPS
+
+    def inside(self, model: Layer, entering: Callable[[], Shape | None]) -> "_Surroundings":
+        """Return those of the layers inside `model`."""
+        return replace(self, layers=model.layers, chain=not model.outputs, entering=entering)
 
     def before(self, layer: Layer) -> Layer | None:
         """Return the layer whose output `layer` takes first; None at the beginning."""
+        by_name, places = self._index()
         if layer.inbound:
-            return next((other for other in self.layers if other.name == layer.inbound[0]), None)
-        position = next((index for index, other in enumerate(self.layers) if other is layer), 0)
+            return by_name.get(layer.inbound[0])
+        position = places.get(id(layer), 0)
         return self.layers[position - 1] if self.chain and position > 0 else None
+
+    def _index(self) -> tuple[Mapping[str, Layer], Mapping[int, int]]:
+        if id(self.layers) not in self.found:
+            by_name = {layer.name: layer for layer in reversed(self.layers)}
+            self.found[id(self.layers)] = by_name, {id(layer): place for place, layer in enumerate(self.layers)}
+        return self.found[id(self.layers)]
 
 
 def _output_shape(layer: Layer, around: _Surroundings) -> Shape | None:
@@ -194,7 +210,7 @@ def _output_shape(layer: Layer, around: _Surroundings) -> Shape | None:
 
     if layer.layers and layer.class_name in _MODELS:
         outputs = [inner for inner in layer.layers if inner.name in layer.outputs] or [layer.layers[-1]]
-        return _output_shape(outputs[0], _Surroundings(layer.layers, not layer.outputs, taken, further.steps))
+        return _output_shape(outputs[0], further.inside(layer, taken))
     return taken() if layer.class_name == "InputLayer" else output_shape(layer.class_name, layer.config, taken)
 
 

@@ -1,0 +1,194 @@
+"""The fast lane: an httpx transport on asyncio whose bodies the system writes straight into the memory meant for them.
+
+This is its outer half: connections are made, kept and found again. What happens on them is told in `exchange`.
+"""
+
+import asyncio
+import select
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import httpx
+
+from tfjs_fetch.dialing import dial
+from tfjs_fetch.exchange import Connection, Exchange, Unanswered
+
+# An extension of requests: a function that is given the peer's address before anything is sent there, and may raise.
+ADMIT = "tfjs_fetch.admit"
+
+_Origin: TypeAlias = tuple[bytes, bytes, int]
+
+
+def is_on_asyncio() -> bool:
+    """Whether the caller is a task of asyncio."""
+    try:
+        return asyncio.current_task() is not None  # None inside trio as a guest of asyncio
+    except RuntimeError:
+        return False
+
+
+class DirectTransport(httpx.AsyncBaseTransport):
+    """Sends requests over connections of its own: at most `per_origin` at a time to each origin, None without limit.
+
+    Connections are kept for `keepalive` seconds after their last use. It serves the event loop it is first used on.
+    """
+
+    def __init__(
+        self, ssl_context: ssl.SSLContext | None = None, *, per_origin: int | None = None, keepalive: float = 30.0
+    ) -> None:
+        self._ssl_context = ssl_context
+        self._per_origin = per_origin
+        self._keepalive = keepalive
+        self._pools: dict[_Origin, _Pool] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` and return the answer, its body unread; `extensions[EXCHANGE]` brings that into a sink.
+
+        A request is sent once more where the server has closed a kept connection in the meantime.
+
+        Raises httpx's exceptions, and what the function behind ADMIT raises.
+        """
+        timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+        content = await request.aread()
+        pool = self._pool(request.url)
+        with _timed("pool", timeouts, httpx.PoolTimeout):
+            await pool.admission.acquire()
+        exchange: Exchange | None = None
+        try:
+            while True:
+                kept = pool.kept(self._keepalive)
+                exchange = Exchange(
+                    kept or await self._connect(request, timeouts), pool.give_back, timeouts.get("read")
+                )
+                try:
+                    if ADMIT in request.extensions:
+                        request.extensions[ADMIT](exchange.connection.peer)
+                    return await exchange.ask(request, content)
+                except Unanswered as error:
+                    exchange.connection.abort()
+                    if kept is None or request.method not in ("GET", "HEAD"):
+                        raise httpx.RemoteProtocolError("Server disconnected without sending a response.") from error
+                except BaseException:
+                    exchange.connection.abort()
+                    raise
+        except BaseException:
+            pool.admission.release()
+            raise
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            await pool.aclose()
+        self._pools.clear()
+
+    def _pool(self, url: httpx.URL) -> "_Pool":
+        if url.scheme not in ("http", "https") or not url.host:
+            raise httpx.UnsupportedProtocol(f"{url.scheme} is not http or https, or there is no host")
+        origin = (url.raw_scheme, url.raw_host, _port(url))
+        if origin not in self._pools:
+            self._pools[origin] = _Pool(anyio.Semaphore(self._per_origin) if self._per_origin else _Always())
+        return self._pools[origin]
+
+    async def _connect(self, request: httpx.Request, timeouts: Mapping[str, float | None]) -> Connection:
+        host = request.url.raw_host.decode()
+        tls: dict[str, Any] = {}
+        if request.url.scheme == "https":
+            if self._ssl_context is None:
+                self._ssl_context = httpx.create_ssl_context()
+            tls = {"ssl": self._ssl_context, "server_hostname": request.extensions.get("sni_hostname", host)}
+        try:
+            with _timed("connect", timeouts, httpx.ConnectTimeout):
+                reached = await dial(host, _port(request.url))
+                try:
+                    loop = asyncio.get_running_loop()
+                    _, connection = await loop.create_connection(Connection, sock=reached, **tls)
+                except BaseException:
+                    reached.close()
+                    raise
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from error
+        return connection
+
+
+class _Admission(Protocol):
+    async def acquire(self) -> None: ...
+    def release(self) -> None: ...
+
+
+class _Always:
+    """Admits everyone."""
+
+    async def acquire(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class _Pool:
+    """The connections to one origin that are kept, the last used last, and leave to use one more."""
+
+    admission: _Admission
+    idle: list[Connection] = field(default_factory=list)
+
+    def kept(self, seconds: float) -> Connection | None:
+        """Return a kept connection that nothing came from since its last use; end those last used too long ago."""
+        oldest = asyncio.get_running_loop().time() - seconds
+        while self.idle and self.idle[0].used < oldest:
+            self.idle.pop(0).abort()
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.is_open and not _is_readable(connection.socket):
+                return connection
+            connection.abort()
+        return None
+
+    def give_back(self, connection: Connection, reusable: bool) -> None:
+        """Keep a connection for others, or end it."""
+        self.idle = [one for one in self.idle if one.is_open]
+        if reusable and connection.is_open:
+            connection.used = asyncio.get_running_loop().time()
+            self.idle.append(connection)
+        else:
+            connection.abort()
+        self.admission.release()
+
+    async def aclose(self) -> None:
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.abort()
+        for connection in idle:
+            await connection.lost.wait()
+
+
+def _port(url: httpx.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _is_readable(connected: Any) -> bool:
+    """Whether something waits to be read, if only the end."""
+    if sys.platform == "win32":
+        return bool(select.select([connected], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connected, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+@contextmanager
+def _timed(what: str, timeouts: Mapping[str, float | None], error: type[httpx.TimeoutException]) -> Iterator[None]:
+    """Raise `error` if this takes longer than `timeouts` allows for `what`."""
+    seconds = timeouts.get(what)
+    if seconds is None:
+        yield
+        return
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise error(f"it took over {seconds} seconds") from None
