@@ -291,7 +291,7 @@ async def test_a_missing_document_is_a_status_error() -> None:
     assert (caught.value.url, caught.value.status) == (f"{server.url}/model.json", 404)
 
 
-async def test_a_missing_shard_is_a_status_error_that_names_it() -> None:
+async def test_hazard_2_a_missing_shard_is_a_status_error_that_names_it() -> None:
     example = many(3)
     async with MockServer(example.hosted()) as server:
         del server.files["/m/s1"]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("per_origin", [1, 2, 8])
-async def test_no_more_transfers_than_allowed_are_in_flight(per_origin: int) -> None:
+async def test_hazard_4_no_more_transfers_than_allowed_are_in_flight(per_origin: int) -> None:
     example = many(40)
     async with MockServer(example.hosted()) as server, Client(limits=Limits(per_origin=per_origin)) as client:
         server.misbehave(None, Latency(0.05))

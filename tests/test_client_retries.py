@@ -89,7 +89,7 @@ async def test_a_broken_body_comes_again_from_its_beginning(take: Take, kind: ty
 @pytest.mark.parametrize(
     "fault", [Cut(13), Reset(13), HangUp(), HangUp(reset=True), Status(503), Close(), Status(429, 0)]
 )
-async def test_the_document_and_all_shards_may_fail_once(take: Take, fault: Fault) -> None:
+async def test_hazard_7_the_document_and_all_shards_may_fail_once(take: Take, fault: Fault) -> None:
     example = across()
     async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
         for name in example.files:

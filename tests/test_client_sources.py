@@ -278,7 +278,7 @@ async def test_an_expected_digest_is_checked() -> None:
         assert (caught.value.source, caught.value.expected, caught.value.got) == (url, "0" * 64, digest)
 
 
-async def test_headers_go_to_the_models_own_origin_and_nowhere_else() -> None:
+async def test_hazard_12_headers_go_to_the_models_own_origin_and_nowhere_else() -> None:
     files = many(2).hosted()
     async with MockServer({"/m/s1": files["/m/s1"]}) as other:
         moved = {**files, "/m/s1": Redirect(f"{other.url}/m/s1")}

@@ -131,7 +131,7 @@ async def quiet(server: MockServer) -> None:
         await anyio.sleep(0.05)
 
 
-async def test_a_huge_shard_takes_no_more_memory_than_the_window() -> None:
+async def test_hazard_5_a_huge_shard_takes_no_more_memory_than_the_window() -> None:
     size = 96 * 2**20
     document = [
         {

@@ -238,7 +238,7 @@ def test_a_name_inside_of_the_directory_is_made_plain(path: str, expected: str) 
         "",
     ],
 )
-def test_a_name_that_leads_out_of_the_directory_is_refused(path: str, tmp_path: Path) -> None:
+def test_hazard_11_a_name_that_leads_out_of_the_directory_is_refused(path: str, tmp_path: Path) -> None:
     write(tmp_path, {"x": b"secret", "m/model.json": b"[]"})
 
     with pytest.raises(RefusedError):

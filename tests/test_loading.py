@@ -62,7 +62,7 @@ async def test_the_first_failure_of_a_load_comes_out_alone() -> None:
     assert caught.value.status in (403, 404)
 
 
-async def test_a_stream_gives_the_weights_in_order() -> None:
+async def test_hazard_3_a_stream_gives_the_weights_in_order() -> None:
     with anyio.fail_after(1):
         async with stream(job(example(), [])) as weights:
             found = {given.name: array async for given, array in weights}

@@ -43,7 +43,7 @@ def located(source: str) -> str:
         ("http://google.com/a?x=1/file?param=1", "w0", "http://google.com/w0?x=1/file?param=1"),
     ],
 )
-def test_a_shard_lies_beside_the_model(model: str, path: str, expected: str) -> None:
+def test_hazard_9_a_shard_lies_beside_the_model(model: str, path: str, expected: str) -> None:
     assert shard_url(located(model), path) == expected
 
 
@@ -183,7 +183,7 @@ _HUB = "https://tfhub.dev/google/m/1/model.json?tfjs-format=file"
         _HUB,
     ],
 )
-def test_a_handle_of_tfhub_gets_its_suffix_once(handle: str) -> None:
+def test_hazard_31_a_handle_of_tfhub_gets_its_suffix_once(handle: str) -> None:
     assert locate(handle) == Remote(_HUB)
     assert shard_url(_HUB, "group1-shard1of2") == "https://tfhub.dev/google/m/1/group1-shard1of2?tfjs-format=file"
 

@@ -146,7 +146,7 @@ def test_python_writes_nan_into_topologies_and_it_is_read_there() -> None:
     assert parse(data).kind == "layers"
 
 
-def test_unknown_keys_are_kept_in_the_document_and_else_ignored() -> None:
+def test_hazard_26_unknown_keys_are_kept_in_the_document_and_else_ignored() -> None:
     spec = {**_SPEC, "quantization": {**_UINT8, "original_dtype": "float32"}, "mine": {"a": [1]}}
     document = {"weightsManifest": [{"paths": ["w0"], "weights": [spec], "yours": 1}], "theirs": None}
 

@@ -1,5 +1,6 @@
 """The command line, `tfjs-fetch`: one function a command."""
 
+import signal
 import sys
 
 from tfjs_fetch.errors import MissingExtraError
@@ -14,4 +15,8 @@ def main() -> None:
             raise
         print(MissingExtraError("the command line", "cli"), file=sys.stderr)
         raise SystemExit(1) from None
-    app(prog_name="tfjs-fetch")
+    try:
+        app(prog_name="tfjs-fetch")
+    finally:
+        # All is said: an interrupt while Python ends its threads would only print a traceback behind it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
