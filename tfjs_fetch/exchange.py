@@ -35,8 +35,10 @@ _SCRATCH_BYTES = 64 * 1024
 _RECEIVE_BYTES = 1024 * 1024
 # Informational answers that may come before the final one.
 _MAX_INFORMATIONAL = 16
-# A line of a head that goes on in the next one, as was once allowed (RFC 9112, 5.2).
-_FOLDED = re.compile(rb"\n[ \t]")
+# Headers that say where a body ends: more than one in an answer is odd, and so are several lengths in one, and a line
+# that goes on in the next one, as was once allowed (RFC 9112, 5.2).
+_FRAMING = re.compile(rb"(?im)^(?:content-length|transfer-encoding):")
+_ODD = re.compile(rb"(?im)^content-length:.*,|^[ 	]")
 
 
 class Unanswered(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
@@ -414,12 +416,8 @@ def _body_length(head: h11.Response, method: str) -> int | None:
 
 def _is_plain(head: h11.Response, raw: bytes) -> bool:
     """Whether an answer is without oddity, and leaves the connection open; `raw` is its head as it came."""
-    headers = dict(head.headers)
-    names = raw.lower()
-    lengths, codings = names.count(b"\ncontent-length:"), names.count(b"\ntransfer-encoding:")
-    is_framed_once = lengths + codings <= 1 and b"," not in headers.get(b"content-length", b"")
-    closes = b"close" in headers.get(b"connection", b"").lower() or head.http_version != b"1.1"
-    return is_framed_once and not closes and _FOLDED.search(raw) is None
+    closes = b"close" in dict(head.headers).get(b"connection", b"").lower() or head.http_version != b"1.1"
+    return not closes and len(_FRAMING.findall(raw)) <= 1 and _ODD.search(raw) is None
 
 
 @contextmanager
