@@ -9,7 +9,7 @@ import anyio.lowlevel
 
 from tfjs_fetch.errors import TransportError
 from tfjs_fetch.sinks import Sink
-from tfjs_fetch.transport import Answer
+from tfjs_fetch.transport import Admit, Answer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class MemoryTransport:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
     ) -> AsyncIterator[Answer]:
         await anyio.lowlevel.checkpoint()
         self.asked.append(Asked(method, url, dict(headers), personal))

@@ -2,10 +2,12 @@
 
 import io
 import json
+import socket
 import struct
 import tarfile
 import zipfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mock_server import MockServer, Redirect
+from mock_server import File, MockServer, Redirect
 from tests.models import QUICK, Model, assert_equal, f32, floats, group, many, model, written
 from tfjs_fetch import (
     Client,
@@ -26,10 +28,12 @@ from tfjs_fetch import (
     IntegrityError,
     ManifestError,
     Planned,
+    Policy,
     RefusedError,
     ShardFinished,
     UnreachableError,
     decode,
+    download,
     fetch,
     plan,
 )
@@ -351,3 +355,44 @@ async def test_a_handle_of_the_hub_is_a_model(handle: str, monkeypatch: pytest.M
     assert_equal(bundle, many(2).arrays)
     first = [url for url in hub.asked if "tfhub.dev" in url]
     assert sorted(first) == [f"https://tfhub.dev/x/y/1/{name}?tfjs-format=file" for name in ("model.json", "s0", "s1")]
+
+
+@pytest.fixture
+def lying_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let names in .example look public when they are asked about, and be this machine when they are connected to."""
+    ask = socket.getaddrinfo
+
+    async def public(host: str) -> Sequence[str]:
+        return ["93.184.216.34"]
+
+    def connect(host: Any, *more: Any, **others: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        return ask("127.0.0.1" if name and name.endswith(".example") else host, *more, **others)
+
+    monkeypatch.setattr(download, "_addresses", public)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+
+
+@pytest.mark.usefixtures("lying_names")
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_name_that_turns_out_to_be_a_private_host_when_it_is_connected_is_refused(allowed: bool) -> None:
+    example = many(1)
+    async with MockServer() as server:
+        port = server.url.rpartition(":")[2]
+        server.files.update(example.hosted())
+        server.files["/m/s0"] = Redirect(f"http://inner.example:{port}/secret")
+        server.files["/secret"] = File(example.shards["s0"])
+        async with Client(retry=QUICK, policy=Policy(private_hosts=allowed)) as client:
+            with anyio.fail_after(5), nullcontext() if allowed else pytest.raises(RefusedError):
+                await client.fetch(f"http://models.example:{port}/m/model.json")
+
+        assert len(server.requests_to("/secret")) == allowed
+
+
+@pytest.mark.usefixtures("lying_names")
+async def test_hosts_that_the_user_names_may_be_private() -> None:
+    async with MockServer(many(2).hosted()) as server, Client(retry=QUICK) as client:
+        port = server.url.rpartition(":")[2]
+        url, prefix = f"http://models.example:{port}/m/model.json", f"http://inner.example:{port}/m/"
+        with anyio.fail_after(5):
+            assert_equal(await client.fetch(url, shard_url=prefix), many(2).arrays)

@@ -59,8 +59,8 @@ def test_without_a_proxy_nothing_stands_between(direct: bool, monkeypatch: pytes
 
 @asyncio_only
 async def test_the_peer_may_be_looked_at_before_anything_is_sent(transport: DirectTransport) -> None:
-    def refuse(peer: tuple[str, int]) -> None:
-        assert peer[0] == "127.0.0.1"
+    def refuse(address: str) -> None:
+        assert address == "127.0.0.1"
         raise PermissionError
 
     async with raw(PLAIN) as server:

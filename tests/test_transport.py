@@ -590,7 +590,7 @@ def test_python_in_development_mode_has_nothing_to_say(backend: str) -> None:
 def test_what_is_asked_of_a_transport_is_all_it_needs() -> None:
     names = ["method", "url", "headers", "personal"]
 
-    assert [*inspect.signature(HttpTransport.request).parameters][1:] == names
+    assert [*inspect.signature(HttpTransport.request).parameters][1:] == [*names, "admit"]
     assert [*Asked.__dataclass_fields__] == names
 
 

@@ -144,6 +144,7 @@ class Client:
 
         Takes and raises what `fetch` does; errors come out of the `async with`. Memory is bounded by the largest
         weight and 64 MiB, unless the consumer keeps the arrays or there are strings: those need their whole group.
+        From a server that tells no lengths, a shard cut short is noticed only when its whole group is there.
 
             async with client.stream(url) as weights:
                 async for spec, array in weights: ...
@@ -246,9 +247,13 @@ class Client:
     ) -> Sequence[str]:
         """Return the URLs of the files `paths`. The caller's own may be anywhere; those of model.json are checked."""
         if callable(given):
-            return [joined(url, await _called(given, path)) for path in paths]
-        urls = [shard_url(url, path, given, allow_absolute=self._policy.absolute_shards) for path in paths]
-        for foreign in {one for one in urls if not given and origin(one) != downloader.home}:
+            urls = [joined(url, await _called(given, path)) for path in paths]
+        else:
+            urls = [shard_url(url, path, given, allow_absolute=self._policy.absolute_shards) for path in paths]
+        if given:
+            downloader.named.update(origin(one)[1] for one in urls)
+            return urls
+        for foreign in {one for one in urls if origin(one) != downloader.home}:
             await downloader.check_leap(url, foreign)
         return urls
 

@@ -18,7 +18,7 @@ import httpx
 from tfjs_fetch.dialing import dial
 from tfjs_fetch.exchange import Connection, Exchange, Unanswered
 
-# An extension of requests: a function that is given the peer's address before anything is sent there, and may raise.
+# An extension of requests: a function that is given the peer's IP address before anything is sent there, and may raise.
 ADMIT = "tfjs_fetch.admit"
 
 _Origin: TypeAlias = tuple[bytes, bytes, int]
@@ -67,7 +67,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 )
                 try:
                     if ADMIT in request.extensions:
-                        request.extensions[ADMIT](exchange.connection.peer)
+                        request.extensions[ADMIT](exchange.connection.peer[0])
                     return await exchange.ask(request, content)
                 except Unanswered as error:
                     exchange.connection.abort()

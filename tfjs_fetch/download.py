@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 
 import anyio
@@ -100,7 +101,8 @@ class Downloader:
     """Downloads the files of one model. `headers` go to the model's own origin, `home`, and nowhere else.
 
     `raised` tells what the listener behind `notify` has raised, which is no failure of a transfer even if it looks like
-    one. `received` counts all bytes of bodies that came over the network.
+    one. `named` are hosts that the user named beside `home`. `received` counts all bytes of bodies that came over the
+    network.
     """
 
     transport: Transport
@@ -111,6 +113,7 @@ class Downloader:
     source: str = ""
     notify: Callable[[Event], None] = lambda event: None
     raised: Callable[[], BaseException | None] = lambda: None
+    named: set[str] = field(default_factory=set)
     received: int = 0
 
     async def document(self, url: str, body: DocumentBody) -> None:
@@ -191,7 +194,8 @@ class Downloader:
             own = self.headers.items() if personal else ()
             headers = {name: value for name, value in own if name.lower() != "accept-encoding"}
             headers["accept-encoding"] = accept
-            async with self.transport.request(method, target, headers, personal=personal) as answer:
+            admit = partial(self._admit, target) if await self._is_guarded(target) else None
+            async with self.transport.request(method, target, headers, personal=personal, admit=admit) as answer:
                 location = answer.headers.get("location")
                 if answer.status not in _REDIRECTS or location is None:
                     yield answer
@@ -206,10 +210,20 @@ class Downloader:
         if origin(url)[0] == "https" and origin(target)[0] == "http":
             raise RefusedError(url, f"it leads from https to {redact(target)}")
         host = origin(target)[1]
-        if self.policy.private_hosts or host == self.home[1] or await _is_private(self.home[1]):
-            return
-        if await _is_private(host):
-            raise RefusedError(url, f"it leads to the private host {host}; Policy(private_hosts=True) allows that")
+        if await self._is_guarded(target) and await _is_private(host):
+            raise _private(url, host)
+
+    async def _is_guarded(self, target: str) -> bool:
+        """Whether `target` must not be a private host: it was not named by the user, who is outside as well."""
+        host = origin(target)[1]
+        if self.policy.private_hosts or host == self.home[1] or host in self.named:
+            return False
+        return not await _is_private(self.home[1])
+
+    def _admit(self, target: str, address: str) -> None:
+        """Raise RefusedError if `target` turned out to be at a private address, whatever its name was resolved to."""
+        if _is_private_address(address):
+            raise _private(target, address)
 
 
 def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | None:
@@ -336,7 +350,17 @@ async def _is_private(host: str) -> bool:
         addresses = [host] if _is_address(host) else await _addresses(host.rstrip("."))
     except (OSError, ValueError):
         return False  # Unknown here: a proxy may know it, else the request will fail.
-    return any(not ip_address(address.partition("%")[0]).is_global for address in addresses)
+    return any(_is_private_address(address) for address in addresses)
+
+
+def _is_private_address(address: str) -> bool:
+    """Whether an IP address is not one of the public internet; IPv4 may come in the clothes of IPv6."""
+    found = ip_address(address.partition("%")[0])
+    return not (getattr(found, "ipv4_mapped", None) or found).is_global
+
+
+def _private(url: str, host: str) -> RefusedError:
+    return RefusedError(url, f"it leads to the private host {host}; Policy(private_hosts=True) allows that")
 
 
 async def _addresses(host: str) -> Sequence[str]:

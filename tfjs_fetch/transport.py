@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 from urllib.request import getproxies
 
 import anyio
 import httpx
 
-from tfjs_fetch.direct import DirectTransport
+from tfjs_fetch.direct import ADMIT, DirectTransport
 from tfjs_fetch.errors import RefusedError, StalledError, StatusError, TransportError, TruncatedError, UnreachableError
 from tfjs_fetch.exchange import EXCHANGE
 from tfjs_fetch.sinks import Sink
@@ -33,6 +33,10 @@ _IMPERSONAL = frozenset(
 )
 # How often an abandoned stream is asked to end itself: 64 KiB may have been read ahead, in chunks of six bytes.
 _FAREWELLS = 11_000
+
+
+# A function that is given an IP address and may raise.
+Admit: TypeAlias = Callable[[str], None]
 
 
 class Answer(Protocol):
@@ -57,11 +61,13 @@ class Transport(Protocol):
     """Something that sends requests."""
 
     def request(
-        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
     ) -> AbstractAsyncContextManager[Answer]:
         """Send a request and give its answer; redirects are not followed.
 
         A request that is not `personal` goes to a foreign host: nothing that could identify the user goes along.
+        `admit` is given the address that is connected to before anything is sent there, and may raise; through a
+        proxy, or a client that is not ours, it is not called.
 
         Raises UnreachableError if there is no answer, StalledError if the client gives up waiting.
         """
@@ -149,7 +155,7 @@ class HttpTransport:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
     ) -> AsyncIterator[Answer]:
         """Send a request and give its answer."""
         with _translated((*self._errors, UnicodeError), url):
@@ -163,7 +169,11 @@ class HttpTransport:
             # What is asked for in so many words goes before the name and password of a URL or of the client.
             own = personal and not any(name.lower() == "authorization" for name in headers)
             auth: dict[str, Any] = {} if own else {"auth": None}
-            async with _closing_unfinished_handshakes(request):
+            if not isinstance(self._client, OwnClient):
+                admit = None
+            if admit is not None:
+                request.extensions[ADMIT] = admit
+            async with _tracing(request, admit):
                 response = await self._client.send(request, stream=True, follow_redirects=False, **auth)
         answer = _HttpAnswer(response, url, self._errors)
         try:
@@ -216,13 +226,15 @@ class _HttpAnswer:
 
 
 @asynccontextmanager
-async def _closing_unfinished_handshakes(request: Any) -> AsyncIterator[None]:
-    """Close the socket that httpcore leaves open when it is cancelled within a TLS handshake."""
+async def _tracing(request: Any, admit: Admit | None) -> AsyncIterator[None]:
+    """Show `admit` whom httpcore connects to; close the socket it leaves open when cancelled in a TLS handshake."""
     sockets: list[Any] = []
 
     async def note(event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             sockets.append(info["return_value"])
+            if admit is not None:
+                admit(info["return_value"].get_extra_info("server_addr")[0])
         elif event not in ("connection.start_tls.started", "connection.start_tls.failed"):
             sockets.clear()
 
