@@ -258,9 +258,9 @@ async def test_a_swap_to_a_smaller_version_between_two_requests_is_an_error_or_o
 async def test_a_compressed_shard_that_waits_for_one_before_it_is_not_stalled(take: Take) -> None:
     example = model(group({"a": floats(5000), "b": floats(100)}, [20_000, 400]))
     async with MockServer(example.hosted(gzip="always")) as server:
-        server.misbehave("/m/w0", Throttle(bytes_per_second=10_000))
+        server.misbehave("/m/w0", Throttle(bytes_per_second=3_000))
         events = list[Event]()
-        retry = Retry(attempts=1, stall_seconds=0.4, stall_bytes=100)
+        retry = Retry(attempts=1, stall_seconds=1.0, stall_bytes=100)
         async with Client(ssl_context=NO_TLS, retry=retry) as client:
             assert_equal(await take(server, client, events), example.arrays)
 

@@ -210,7 +210,7 @@ async def test_addresses_are_tried_in_turn_and_the_first_that_answers_wins(monke
     tried: list[str] = []
     addresses(monkeypatch, ["::1", "::2", "192.0.2.1", "192.0.2.2"])
     monkeypatch.setattr(dialing, "_reach", reached)
-    monkeypatch.setattr(dialing, "_PATIENCE", 0.01)
+    monkeypatch.setattr(dialing, "_PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with anyio.fail_after(5):
