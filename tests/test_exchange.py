@@ -213,6 +213,16 @@ async def test_a_connection_unused_for_too_long_is_not_used_again() -> None:
     await transport.aclose()
 
 
+async def test_a_connection_in_use_is_not_kept_by_a_transport_that_was_closed(transport: DirectTransport) -> None:
+    async with raw(PLAIN) as server:
+        response = await transport.handle_async_request(httpx.Request("GET", server.url))
+        await transport.aclose()
+        assert await response.aread() == b"hello"
+        await response.aclose()
+
+        await server.wait_until_closed()
+
+
 async def test_an_origin_gets_as_many_connections_as_it_may() -> None:
     transport = DirectTransport(per_origin=3)
     async with raw(PLAIN) as server, anyio.create_task_group() as tasks:

@@ -58,7 +58,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
         pool = self._pool(request.url)
         with _timed("pool", timeouts, httpx.PoolTimeout):
             await pool.admission.acquire()
-        exchange: Exchange | None = None
         try:
             while True:
                 kept = pool.kept(self._keepalive)
@@ -81,7 +80,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close the kept connections; one in use is closed when its answer is."""
         for pool in self._pools.values():
             await pool.aclose()
         self._pools.clear()
@@ -136,6 +135,7 @@ class _Pool:
 
     admission: _Admission
     idle: list[Connection] = field(default_factory=list)
+    closed: bool = False
 
     def kept(self, seconds: float) -> Connection | None:
         """Return a kept connection that nothing came from since its last use; end those last used too long ago."""
@@ -152,7 +152,7 @@ class _Pool:
     def give_back(self, connection: Connection, reusable: bool) -> None:
         """Keep a connection for others, or end it."""
         self.idle = [one for one in self.idle if one.is_open]
-        if reusable and connection.is_open:
+        if reusable and connection.is_open and not self.closed:
             connection.used = asyncio.get_running_loop().time()
             self.idle.append(connection)
         else:
@@ -160,7 +160,7 @@ class _Pool:
         self.admission.release()
 
     async def aclose(self) -> None:
-        idle, self.idle = self.idle, []
+        idle, self.idle, self.closed = self.idle, [], True
         for connection in idle:
             connection.abort()
         for connection in idle:

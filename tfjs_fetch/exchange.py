@@ -38,7 +38,7 @@ _MAX_INFORMATIONAL = 16
 # Headers that say where a body ends: more than one in an answer is odd, and so are several lengths in one, and a line
 # that goes on in the next one, as was once allowed (RFC 9112, 5.2).
 _FRAMING = re.compile(rb"(?im)^(?:content-length|transfer-encoding):")
-_ODD = re.compile(rb"(?im)^content-length:.*,|^[ 	]")
+_ODD = re.compile(rb"(?im)^content-length:.*,|^[ \t]")
 
 
 class Unanswered(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
@@ -62,7 +62,7 @@ class Exchange(httpx.AsyncByteStream):
         self._head = bytearray()  # all that came up to the end of the head, and what came with it
         self._length: int | None = None  # of the body; None where h11 finds its end
         self._left = 0  # bytes of a body with a length that are not yet in a sink
-        self._count = 0
+        self.count = 0  # bytes of the body that went to sinks so far
         self._rest = NO_ROOM  # bytes of the body that are here, but not yet in a sink
         self._sink: Sink | None = None  # where bytes go as they arrive
         self._answered = self._complete = self._reusable = self._ended = self._closed = False
@@ -72,11 +72,6 @@ class Exchange(httpx.AsyncByteStream):
         self._timer: asyncio.TimerHandle | None = None
         self._progress = 0.0  # when something came last
         connection.exchange = self
-
-    @property
-    def count(self) -> int:
-        """How many bytes of the body went to sinks so far."""
-        return self._count
 
     async def ask(self, request: httpx.Request, content: bytes) -> httpx.Response:
         """Send the request and return the answer, its body unread."""
@@ -234,7 +229,7 @@ class Exchange(httpx.AsyncByteStream):
         return True
 
     def _take_off(self, count: int) -> None:
-        self._count += count
+        self.count += count
         if self._length is not None:
             self._left -= count
             self._complete = not self._left
@@ -248,8 +243,7 @@ class Exchange(httpx.AsyncByteStream):
         data = self.connection.scratch[:count]
         if not self._answered:
             self._head += data
-        with _as_httpx():
-            self._h11.receive_data(bytes(data))
+        self._h11.receive_data(bytes(data))
         self.connection.read(on=False)
         self._wake()
 
