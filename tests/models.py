@@ -4,6 +4,7 @@ import json
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mock_server import File
-from mock_server.files import Entry
+from mock_server.files import LONG_AGO, Entry
 from tfjs_fetch import Retry, WeightBundle
 from tfjs_fetch.format.dtypes import Array
 
@@ -54,9 +55,13 @@ class Model:
         framing: Literal["length", "chunked", "close"] = "length",
         gzip: Literal["never", "always", "accepted"] = "never",
         etag: str | None = "sha256",
+        last_modified: datetime | None = LONG_AGO,
     ) -> dict[str, Entry]:
-        """Return the files as those of a server, by path; it frames and encodes the shards as is said."""
-        shards = {at + path: File(data, framing=framing, gzip=gzip, etag=etag) for path, data in self.shards.items()}
+        """Return the files as those of a server, by path; it frames, encodes and names the shards as is said."""
+        shards = {
+            at + path: File(data, framing=framing, gzip=gzip, etag=etag, last_modified=last_modified)
+            for path, data in self.shards.items()
+        }
         return {f"{at}model.json": File(self.files["model.json"]), **shards}
 
 

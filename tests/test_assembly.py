@@ -7,10 +7,9 @@ from typing import TypeAlias
 
 import pytest
 
-from tfjs_fetch.assembly import GroupAssembly, ShardBody, StartOver
+from tfjs_fetch.assembly import GroupAssembly, Shard, StartOver
 from tfjs_fetch.bodies import Surplus
 from tfjs_fetch.config import Limits, Policy
-from tfjs_fetch.download import Slots
 from tfjs_fetch.errors import (
     ExtraBytesError,
     MissingBytesError,
@@ -19,14 +18,17 @@ from tfjs_fetch.errors import (
 )
 from tfjs_fetch.format.layout import PlacedWeight
 from tfjs_fetch.format.manifest import parse
+from tfjs_fetch.origins import Origins
 from tfjs_fetch.pieces import Piece, Window, cut
 from tfjs_fetch.planning import draw
+from tfjs_fetch.representation import Version
+from tfjs_fetch.shards import ShardBody
 from tfjs_fetch.strings import TextBody
 
 Body: TypeAlias = ShardBody | TextBody
 
 DATA = bytes(range(1, 41))
-HERE = ("", "", "")
+HERE = Version()
 
 
 class Bench:
@@ -52,11 +54,12 @@ class Bench:
         layout, self.window = blueprint.layouts[0], Window(ahead)
         self.pieces = cut(layout, blueprint.wanted, 0, None if ahead is None else 10)
         self.group = GroupAssembly(layout, blueprint, self.pieces, self.window, self._take, self.warnings.append, guess)
-        slots = Slots(Limits())
-        self.bodies = [
-            ShardBody(self.group, n, f"http://h/s{n}", slots.slot("http://h/"), lambda *told: self.reports.append(told))
+        origins = Origins(Limits())
+        self.shards = [
+            Shard(self.group, n, f"http://h/s{n}", origins.slot("http://h/"), lambda *told: self.reports.append(told))
             for n in range(shards)
         ]
+        self.bodies = [ShardBody(shard) for shard in self.shards]
 
     def _take(self, piece: Piece, weights: Sequence[PlacedWeight]) -> None:
         for weight in weights:
@@ -104,8 +107,8 @@ def test_shards_in_their_order_give_the_weights(sizes: tuple[int, ...], most: in
         start += size
 
     assert bench.whole == WHOLE
-    assert [body.received for body in bench.bodies] == list(sizes)
-    assert [body.size for body in bench.bodies] == list(sizes)
+    assert [shard.received for shard in bench.shards] == list(sizes)
+    assert [shard.size for shard in bench.shards] == list(sizes)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -207,7 +210,7 @@ def test_what_comes_again_is_not_written_again(ahead: int | None) -> None:
     bring(bench.bodies[0], DATA, most=7)
 
     assert bench.whole == WHOLE
-    assert bench.bodies[0].received == 40
+    assert bench.shards[0].received == 40
 
 
 @pytest.mark.parametrize("ahead", [None, 100])

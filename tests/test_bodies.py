@@ -14,6 +14,7 @@ from tests.memory_transport import MemoryTransport, Reply
 from tfjs_fetch.bodies import DocumentBody, HeadBody, Inflating, Surplus
 from tfjs_fetch.content import HEAD_BYTES
 from tfjs_fetch.errors import RefusedError, TransportError, TruncatedError, WrongContentError
+from tfjs_fetch.representation import Version
 from tfjs_fetch.sinks import NO_ROOM, Sink
 
 pytestmark = pytest.mark.anyio
@@ -69,7 +70,7 @@ def document(limit: int = 100) -> DocumentBody:
 async def test_a_document_is_collected_in_memory() -> None:
     body = document()
 
-    body.begin(10, ())
+    body.begin(10, Version())
     await pour(b"0123456789", body, piece=3)
     body.end()
 
@@ -83,7 +84,7 @@ async def test_a_document_that_starts_over_forgets_what_came_before() -> None:
 
     for body in bodies:
         for data in (b"first attempt", b"second"):
-            body.begin(None, ())
+            body.begin(None, Version())
             await pour(data, body)
         body.end()
 
@@ -92,17 +93,17 @@ async def test_a_document_that_starts_over_forgets_what_came_before() -> None:
 
 
 def test_a_document_that_announces_too_much_is_refused_before_its_first_byte() -> None:
-    document(100).begin(100, ())
+    document(100).begin(100, Version())
 
     with pytest.raises(RefusedError) as caught:
-        document(100).begin(101, ())
+        document(100).begin(101, Version())
 
     assert caught.value.url == "https://h/w0?…"
 
 
 async def test_a_document_without_a_length_is_refused_where_it_goes_too_far() -> None:
     body = document(100)
-    body.begin(None, ())
+    body.begin(None, Version())
 
     with pytest.raises(RefusedError):
         await pour(bytes(1000), body, piece=10)
@@ -112,7 +113,7 @@ async def test_a_document_without_a_length_is_refused_where_it_goes_too_far() ->
 
 async def test_a_document_that_is_shorter_than_announced_is_truncated() -> None:
     body = document()
-    body.begin(10, ())
+    body.begin(10, Version())
     await pour(b"0123", body)
 
     with pytest.raises(TruncatedError) as caught:
@@ -232,7 +233,7 @@ async def test_a_flipped_byte_never_passes() -> None:
 async def test_a_bomb_stops_at_the_limit_and_takes_no_more_memory() -> None:
     bomb = gzip.compress(bytes(256 * _MIB), 1)
     body = document(_MIB)
-    body.begin(None, ())
+    body.begin(None, Version())
     tracemalloc.start()
 
     with pytest.raises(RefusedError):

@@ -33,9 +33,9 @@ from tfjs_fetch import (
     ShardFinished,
     UnreachableError,
     decode,
-    download,
     fetch,
     plan,
+    requesting,
 )
 
 pytestmark = pytest.mark.anyio
@@ -369,7 +369,7 @@ def lying_names(monkeypatch: pytest.MonkeyPatch) -> None:
         name = host.decode() if isinstance(host, bytes) else host
         return ask("127.0.0.1" if name and name.endswith(".example") else host, *more, **others)
 
-    monkeypatch.setattr(download, "_addresses", public)
+    monkeypatch.setattr(requesting, "_addresses", public)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
 
 

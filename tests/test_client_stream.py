@@ -5,6 +5,7 @@ The window of a stream is a few hundred bytes here, so that small models fill it
 
 import gc
 import tracemalloc
+from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
@@ -255,7 +256,8 @@ async def test_a_file_replaced_while_its_weights_are_handed_out_is_never_mixed(e
     ):
         # All that came before the cut is handed out when the new version comes.
         server.misbehave_in_turn("/m/s0", Cut(896), Latency(0.1))
-        server.swap_after(new.hosted(etag=etag, framing=framing), path="/m/s0")
+        changed = datetime(2024, 6, 1, tzinfo=UTC)
+        server.swap_after(new.hosted(etag=etag, framing=framing, last_modified=changed), path="/m/s0")
         with anyio.fail_after(5), pytest.raises(TfjsFetchError):  # noqa: PT012 - it comes out of the stream
             async with client.stream(f"{server.url}/m/model.json") as weights:
                 async for spec, array in weights:

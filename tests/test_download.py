@@ -1,19 +1,14 @@
-"""One body, whole: redirects, retries, encodings, stalls, and whom to follow where."""
+"""One body, whole: retries, encodings, stalls, and what came instead of it."""
 
 import gzip
 import math
-import socket
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mock_server import (
     HTML_PAGE,
@@ -37,11 +32,11 @@ from mock_server import (
     TruncatedGzip,
     WrongLength,
 )
+from tests.downloading import _MIB, IMPATIENT, URL, Recording, brought, downloads, fetched, served
 from tests.memory_transport import MemoryTransport, Reply
 from tests.models import QUICK
-from tfjs_fetch.bodies import DocumentBody, Surplus
 from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.download import Downloader, Slots, pause_after, retry_after
+from tfjs_fetch.download import Downloader, Target, pause_after
 from tfjs_fetch.errors import (
     RefusedError,
     StalledError,
@@ -51,85 +46,14 @@ from tfjs_fetch.errors import (
     UnreachableError,
     WrongContentError,
 )
-from tfjs_fetch.events import Event, Retrying, Stalled
+from tfjs_fetch.events import Retrying, Stalled
+from tfjs_fetch.origins import Origins
+from tfjs_fetch.representation import Version
+from tfjs_fetch.requesting import Requester
 from tfjs_fetch.transport import HttpTransport, http_client
 from tfjs_fetch.urls import origin
 
 pytestmark = pytest.mark.anyio
-
-URL = "https://h/w0?sig=secret"
-IMPATIENT = Retry(attempts=1, stall_seconds=0.3)
-_MIB = 2**20
-
-
-class Recording(DocumentBody):
-    """A body that notes how its attempts begin, and has enough at `enough` bytes."""
-
-    def __init__(self, enough: float = math.inf, *, complete: bool = False) -> None:
-        super().__init__(URL, 20_000, "Limits.manifest_bytes")
-        self.begun: list[tuple[int | None, tuple[str, ...]]] = []
-        self.surplus: bool | None = None
-        self.complete = complete
-        self._enough = enough
-
-    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
-        self.begun.append((length, identity))
-        super().begin(length, identity)
-
-    def advance(self, count: int) -> None:
-        super().advance(count)
-        if len(self.data) >= self._enough:
-            raise Surplus
-
-    def end(self, *, surplus: bool = False) -> None:
-        self.surplus = surplus
-        if not surplus and not self.complete:
-            super().end()
-
-
-def downloads(
-    replies: Mapping[str, Any] | MemoryTransport,
-    *,
-    home: str = URL,
-    headers: Mapping[str, str] | None = None,
-    policy: Policy | None = None,
-    retry: Retry = QUICK,
-) -> tuple[Downloader, list[Event]]:
-    """Return a downloader that gets these replies, and the events it tells of."""
-    events: list[Event] = []
-    transport = replies if isinstance(replies, MemoryTransport) else MemoryTransport(replies)
-    downloader = Downloader(
-        transport, retry, policy or Policy(), origin(home), headers or {}, "https://h/model.json", events.append
-    )
-    return downloader, events
-
-
-async def brought(replies: Mapping[str, Any] | MemoryTransport, url: str = URL, **more: Any) -> bytes:
-    """Return the body at `url`."""
-    body = Recording()
-    with anyio.fail_after(5):
-        await downloads(replies, **more)[0].download(url, body)
-    return bytes(body.data)
-
-
-@asynccontextmanager
-async def served(server: MockServer, retry: Retry = QUICK) -> AsyncIterator[tuple[Downloader, list[Event]]]:
-    """Give a downloader that asks the server, and the events it tells of."""
-    events: list[Event] = []
-    async with http_client(None) as client:
-        yield (
-            Downloader(HttpTransport(client), retry, Policy(), origin(server.url), notify=events.append),
-            events,
-        )
-
-
-async def fetched(server: MockServer, retry: Retry = QUICK, limit: int = _MIB) -> bytes:
-    """Return the body of /w on the server."""
-    body = DocumentBody(server.url, limit, "Limits.manifest_bytes")
-    async with served(server, retry) as (downloader, _):
-        with anyio.fail_after(5):
-            await downloader.download(f"{server.url}/w", body)
-    return bytes(body.data)
 
 
 # What may be decided without a network
@@ -190,278 +114,6 @@ def test_a_server_may_ask_for_a_longer_pause_but_not_for_any(asked: float | None
     assert pause_after(1, StatusError(URL, 503, None, asked), Retry()) == pause
 
 
-NOW = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        (" 120 ", 120.0),
-        ("9" * 5000, 999_999_999.0),
-        ("Thu, 29 Feb 2024 12:00:30 GMT", 30.0),
-        ("Thu, 29 Feb 2024 13:00:30 +0100", 30.0),
-        ("Thu, 29 Feb 2024 12:00:30", 30.0),
-        ("Thursday, 29-Feb-24 12:00:30 GMT", 30.0),
-        ("Thu Feb 29 12:00:30 2024", 30.0),
-        ("Thu, 29 Feb 2024 11:00:00 GMT", 0.0),
-        ("Thu, 29 Feb 9999 12:00:30 GMT", None),  # that year has no such day
-        ("", None),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("²", None),
-        ("Thu, 29 Feb 2024 25:00:00 GMT", None),
-        ("Thu, 29 Feb 2024 12:00:30 +9999", None),
-        ("Thu, 29 Feb 99999 12:00:30 GMT", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, NOW) == seconds
-
-
-@given(st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ [+-]?\w+"))
-def test_any_retry_after_says_something_or_nothing(value: str) -> None:
-    seconds = retry_after(value, NOW)
-
-    assert seconds is None or seconds >= 0
-
-
-# Redirects
-
-
-async def test_a_relative_redirect_is_followed_from_where_it_came() -> None:
-    replies = {
-        "https://h/a/w0": Reply(b"moved", 301, {"location": "../b/w0?x=1"}),
-        "https://h/b/w0?x=1": Reply(b"", 307, {"location": "w1#top"}),
-        "https://h/b/w1": Reply(b"there"),
-    }
-
-    assert await brought(replies, "https://h/a/w0") == b"there"
-
-
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_every_kind_of_redirect_is_followed(status: int) -> None:
-    assert await brought({URL: Reply(b"", status, {"location": "/x"}), "https://h/x": Reply(b"0")}) == b"0"
-
-
-@pytest.mark.parametrize(("status", "headers"), [(302, {}), (300, {"location": "/x"}), (304, {"location": "/x"})])
-async def test_what_leads_nowhere_is_a_status(status: int, headers: dict[str, str]) -> None:
-    with pytest.raises(StatusError) as caught:
-        await brought({URL: Reply(b"", status, headers)})
-
-    assert caught.value.status == status
-
-
-def chain(length: int) -> dict[str, Reply]:
-    hops = {f"https://h/{hop}": Reply(b"", 302, {"location": f"/{hop + 1}"}) for hop in range(length)}
-    return {**hops, f"https://h/{length}": Reply(b"there")}
-
-
-async def test_ten_redirects_are_followed() -> None:
-    assert await brought(chain(10), "https://h/0") == b"there"
-
-
-@pytest.mark.parametrize("replies", [chain(11), {"https://h/0": Reply(b"", 302, {"location": "/0?"})}])
-async def test_eleven_redirects_or_a_loop_are_refused(replies: Mapping[str, Reply]) -> None:
-    transport = MemoryTransport(replies)
-
-    with pytest.raises(RefusedError) as caught:
-        await brought(transport, "https://h/0")
-
-    assert caught.value.url == "https://h/0"
-    assert len(transport.asked) == 11
-
-
-async def test_no_redirect_leads_from_https_to_http() -> None:
-    transport = MemoryTransport({URL: Reply(b"", 302, {"location": "http://h/w0?sig=secret"})})
-
-    with pytest.raises(RefusedError) as caught:
-        await brought(transport)
-
-    assert transport.urls == [URL]
-    assert "secret" not in str(caught.value)
-
-
-async def test_a_redirect_may_lead_from_http_to_https() -> None:
-    replies = {"http://h/w": Reply(b"", 301, {"location": "https://h/w"}), "https://h/w": Reply(b"0")}
-
-    assert await brought(replies, "http://h/w", home="http://h") == b"0"
-
-
-@pytest.mark.parametrize("location", ["ftp://h/w", "file:///etc/passwd", "http://[", "https://h:99999/", "data:,0"])
-async def test_a_redirect_to_no_url_of_the_web_is_refused(location: str) -> None:
-    with pytest.raises(RefusedError):
-        await brought({URL: Reply(b"", 302, {"location": location})})
-
-
-async def test_headers_go_to_the_origin_of_the_model_and_come_back_on_return() -> None:
-    transport = MemoryTransport(
-        {
-            "https://h/w": Reply(b"", 302, {"location": "https://cdn/w"}),
-            "https://cdn/w": Reply(b"", 302, {"location": "https://h:443/back"}),
-            "https://h:443/back": Reply(b"0"),
-        }
-    )
-    headers = {"X-Api-Key": "secret", "Authorization": "Bearer secret"}
-
-    await brought(transport, "https://h/w", headers=headers, policy=Policy(private_hosts=True))
-
-    there, away, back = transport.asked
-    assert [asked.personal for asked in transport.asked] == [True, False, True]
-    assert there.headers == back.headers == {**headers, "accept-encoding": "identity"}
-    assert away.headers == {"accept-encoding": "identity"}
-
-
-@pytest.mark.parametrize("url", ["https://cdn/w", "https://h:8443/w", "https://sub.h/w", "http://h/w"])
-async def test_another_host_port_or_scheme_is_another_origin(url: str) -> None:
-    transport = MemoryTransport({url: Reply(b"0")})
-
-    await brought(transport, url, headers={"X-Api-Key": "secret"})
-
-    assert (transport.asked[0].personal, transport.asked[0].headers) == (False, {"accept-encoding": "identity"})
-
-
-async def test_the_caller_does_not_choose_the_encoding() -> None:
-    transport = MemoryTransport({URL: Reply(b"0")})
-
-    await brought(transport, headers={"Accept-Encoding": "gzip, br", "X-Mine": "1"})
-
-    assert transport.asked[0].headers == {"X-Mine": "1", "accept-encoding": "identity"}
-
-
-async def test_documents_may_come_compressed() -> None:
-    transport = MemoryTransport({URL: Reply(gzip.compress(b"[]"), headers={"content-encoding": "gzip"})})
-    body = Recording()
-
-    await downloads(transport)[0].document(URL, body)
-
-    assert (bytes(body.data), transport.asked[0].headers["accept-encoding"]) == (b"[]", "gzip")
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(b"no", 403),
-        Reply(b"012", headers={"content-length": "9"}),
-        Reply(b"", 302, {"location": "http://x/?sig=secret"}),
-        Reply(b"0", headers={"content-encoding": "br"}),
-        [UnreachableError("https://cdn/w?sig=secret", "reset", final=True)],
-    ],
-)
-async def test_signatures_of_redirect_targets_are_in_no_error(reply: Reply | Sequence[Any]) -> None:
-    target = "https://cdn/w?sig=secret"
-    replies = {"https://h/w": Reply(b"", 302, {"location": target}), target: reply}
-
-    with pytest.raises(TransportError) as caught:
-        await brought(replies, "https://h/w", policy=Policy(private_hosts=True), retry=Retry(attempts=1))
-
-    assert "secret" not in f"{caught.value} {vars(caught.value)}"
-
-
-# Private hosts
-
-NAMES = {
-    "models.example": "93.184.216.34",
-    "cdn.example": "2606:2800:220:1::1",
-    "intranet.example": "10.0.0.7",
-    "mixed.example": "fd00::1",
-    "localhost": "127.0.0.1",
-    "127.1": "127.0.0.1",
-    "link.example": "fe80::1%2",
-}
-
-
-@pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the names of NAMES, and no others, resolve."""
-
-    async def getaddrinfo(host: str, port: object) -> list[Any]:
-        if host not in NAMES:
-            raise socket.gaierror(socket.EAI_NONAME, "unknown")
-        public = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))
-        return [public, (socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], 0))]
-
-    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
-
-
-PRIVATE = [
-    "127.0.0.1",
-    "127.1",
-    "10.1.2.3",
-    "172.16.0.1",
-    "192.168.1.1",
-    "169.254.169.254",
-    "100.64.0.1",
-    "0.0.0.0",
-    "[::1]",
-    "[::ffff:127.0.0.1]",
-    "[fd00::1]",
-    "[fe80::1]",
-    "localhost",
-    "localhost.",
-    "LOCALHOST",
-    "intranet.example",
-    "mixed.example",
-    "link.example",
-]
-
-
-@pytest.mark.usefixtures("names")
-@pytest.mark.parametrize("host", PRIVATE)
-async def test_a_public_model_leads_to_no_private_host(host: str) -> None:
-    url, target = "http://models.example/w", f"http://{host}:8080/latest/meta-data"
-    transport = MemoryTransport({url: Reply(b"", 302, {"location": target}), target: Reply(b"secret")})
-
-    with pytest.raises(RefusedError) as caught:
-        await brought(transport, url, home=url)
-
-    assert (transport.urls, caught.value.url) == ([url], url)
-    assert await brought(transport, url, home=url, policy=Policy(private_hosts=True)) == b"secret"
-
-
-@pytest.mark.usefixtures("names")
-@pytest.mark.parametrize(
-    ("home", "target"),
-    [
-        ("http://models.example", "http://cdn.example/w"),
-        ("http://models.example", "http://8.8.8.8/w"),
-        ("http://models.example", "http://models.example:8080/w"),
-        ("http://models.example", "http://unknown.example/w"),
-        ("http://localhost:8000", "http://intranet.example/w"),
-        ("http://192.168.1.1", "http://[::1]/w"),
-        ("http://intranet.example", "http://cdn.example/w"),
-    ],
-)
-async def test_public_models_lead_to_public_hosts_and_private_ones_anywhere(home: str, target: str) -> None:
-    replies = {f"{home}/w": Reply(b"", 302, {"location": target}), target: Reply(b"0")}
-
-    assert await brought(replies, f"{home}/w", home=home) == b"0"
-
-
-@pytest.mark.usefixtures("names")
-async def test_a_private_host_is_not_reached_by_detours() -> None:
-    first, second = "http://models.example/w", "http://cdn.example/w"
-    transport = MemoryTransport(
-        {
-            first: Reply(b"", 302, {"location": second}),
-            second: Reply(b"", 302, {"location": "http://127.0.0.1/w"}),
-        }
-    )
-
-    with pytest.raises(RefusedError) as caught:
-        await brought(transport, first, home=first)
-
-    assert (transport.urls, caught.value.url) == ([first, second], second)
-
-
-@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".com", "a\0b", "\uff41..b", "\ud800", "a b", "%"])
-async def test_a_host_that_is_no_name_ends_in_our_errors(host: str) -> None:
-    with pytest.raises(TransportError):
-        await brought({URL: Reply(b"", 302, {"location": f"https://{host}/w"})})
-
-
 # Attempts
 
 
@@ -471,14 +123,14 @@ async def test_what_failed_is_tried_again_and_told() -> None:
     downloader, events = downloads({URL: replies})
     body = Recording()
 
-    await downloader.download(URL, body)
+    await downloader.download(Target(URL), body)
 
     assert (bytes(body.data), downloader.received) == (b"whole", 8)
     assert [length for length, _ in body.begun] == [9, 5]
     assert events == [
         Retrying("https://h/model.json", "https://h/w0?…", 2, 0.0, str(broken)),
         Retrying("https://h/model.json", "https://h/w0?…", 3, 0.0, str(StatusError(URL, 503))),
-        Retrying("https://h/model.json", "https://h/w0?…", 4, 0.0, str(TruncatedError(URL, 3, 9))),
+        Retrying("https://h/model.json", "https://h/w0?…", 2, 0.0, str(TruncatedError(URL, 3, 9))),
     ]
 
 
@@ -514,7 +166,7 @@ async def test_what_the_body_raises_comes_out_unchanged_and_at_once() -> None:
     transport = MemoryTransport({URL: Reply(b"0")})
 
     with pytest.raises(Trouble):
-        await downloads(transport)[0].download(URL, Troubled())
+        await downloads(transport)[0].download(Target(URL), Troubled())
     assert len(transport.asked) == 1
 
 
@@ -528,7 +180,7 @@ async def test_the_pause_that_a_server_asks_for_is_made(monkeypatch: pytest.Monk
     replies = [Reply(b"", 429, {"retry-after": "7"}), Reply(b"", 503, {"retry-after": "nonsense"}), Reply(b"0")]
     downloader, events = downloads({URL: replies})
 
-    await downloader.download(URL, Recording())
+    await downloader.download(Target(URL), Recording())
 
     assert pauses == [7.0, 0.0]
     assert [event.delay for event in events if isinstance(event, Retrying)] == [7.0, 0.0]
@@ -539,7 +191,7 @@ async def test_a_date_to_come_back_at_is_honoured() -> None:
         server.misbehave("/w", Status(503, datetime.now(UTC) + timedelta(seconds=61)))
 
         with anyio.move_on_after(0.2) as scope:
-            await downloader.download(f"{server.url}/w", Recording())
+            await downloader.download(Target(f"{server.url}/w"), Recording())
 
         assert scope.cancelled_caught
         (event,) = events
@@ -600,7 +252,7 @@ async def test_of_a_long_refusal_only_the_beginning_is_read() -> None:
     downloader, _ = downloads(MemoryTransport({URL: Reply(b"<html>".ljust(_MIB), 404)}, piece=100))
 
     with pytest.raises(StatusError):
-        await downloader.download(URL, Recording())
+        await downloader.download(Target(URL), Recording())
 
     assert downloader.received == 1100
 
@@ -637,7 +289,7 @@ async def test_a_redirect_whose_body_never_ends_is_followed() -> None:
 async def test_a_body_is_told_its_length_if_that_can_be_believed(reply: Reply, length: int | None) -> None:
     body = Recording()
 
-    await downloads({URL: reply})[0].download(URL, body)
+    await downloads({URL: reply})[0].download(Target(URL), body)
 
     assert [told for told, _ in body.begun] == [length]
     assert body.data == b"0123"
@@ -647,19 +299,19 @@ async def test_a_body_is_told_which_version_it_is() -> None:
     headers = {"etag": '"1"', "last-modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
     body = Recording()
 
-    await downloads({URL: Reply(b"0123", headers=headers)})[0].download(URL, body)
+    await downloads({URL: Reply(b"0123", headers=headers)})[0].download(Target(URL), body)
 
-    assert body.begun == [(4, ('"1"', "Mon, 01 Jan 2024 00:00:00 GMT", "4"))]
+    assert body.begun == [(4, Version('"1"', "Mon, 01 Jan 2024 00:00:00 GMT", 4))]
 
 
 @pytest.mark.parametrize("length", ["5", "99999999999999999999", "9" * 500])
 async def test_a_body_that_is_shorter_than_announced_is_truncated(length: str) -> None:
     class Careless(Recording):
-        def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+        def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
             self.data.clear()
 
     with pytest.raises(TruncatedError) as caught:
-        await downloads({URL: Reply(b"0123", headers={"content-length": length})})[0].download(URL, Careless())
+        await downloads({URL: Reply(b"0123", headers={"content-length": length})})[0].download(Target(URL), Careless())
 
     assert caught.value.received == 4
     assert (caught.value.expected or 0) >= 5
@@ -678,7 +330,7 @@ async def test_nothing_is_transferred_for_a_body_that_wants_nothing() -> None:
     downloader, _ = downloads({URL: Reply(b"0123", hangs=True)})
     body = Recording(complete=True)
 
-    await downloader.download(URL, body)
+    await downloader.download(Target(URL), body)
 
     assert (downloader.received, body.surplus) == (0, False)
 
@@ -687,7 +339,7 @@ async def test_a_body_that_has_enough_gets_no_more() -> None:
     downloader, _ = downloads(MemoryTransport({URL: Reply(bytes(999))}, piece=10))
     body = Recording(enough=25)
 
-    await downloader.download(URL, body)
+    await downloader.download(Target(URL), body)
 
     assert (len(body.data), downloader.received, body.surplus) == (30, 30, True)
 
@@ -799,7 +451,7 @@ async def test_an_endless_body_is_bounded(announced: int | None) -> None:
     ],
 )
 async def test_what_breaks_is_tried_again_before_it_is_an_error(fault: Fault, error: type[TransportError]) -> None:
-    async with MockServer({"/w": b"01234567"}) as server:
+    async with MockServer({"/w": File(b"01234567", etag=None, last_modified=None)}) as server:
         server.misbehave("/w", fault, times=3)
         assert await fetched(server) == b"01234567"
         assert len(server.requests) == 4
@@ -816,8 +468,8 @@ async def test_a_length_that_is_too_short_cuts_the_body_and_harms_nobody_else() 
         server.misbehave("/w", WrongLength(-3), times=1)
         first, second = Recording(), Recording()
 
-        await downloader.download(f"{server.url}/w", first)
-        await downloader.download(f"{server.url}/w", second)
+        await downloader.download(Target(f"{server.url}/w"), first)
+        await downloader.download(Target(f"{server.url}/w"), second)
 
         assert (bytes(first.data), bytes(second.data)) == (b"01234", b"01234567")
 
@@ -831,7 +483,7 @@ async def test_a_body_that_does_not_move_stalls(fault: Fault, received: list[int
         began = time.monotonic()
 
         with pytest.raises(StalledError) as caught:
-            await downloader.download(f"{server.url}/w?sig=1", Recording(), index=3)
+            await downloader.download(Target(f"{server.url}/w?sig=1", 3), Recording())
 
         assert time.monotonic() - began < 1.3
         assert caught.value.seconds == 0.3
@@ -863,7 +515,7 @@ async def test_a_sink_without_room_is_no_stall() -> None:
 
     body = Slow()
     with anyio.fail_after(5):
-        await downloads({URL: Reply(b"0123")}, retry=IMPATIENT)[0].download(URL, body)
+        await downloads({URL: Reply(b"0123")}, retry=IMPATIENT)[0].download(Target(URL), body)
 
     assert body.data == b"0123"
 
@@ -886,8 +538,9 @@ async def test_headers_do_not_cross_origins_over_http() -> None:
     async with MockServer({"/w": b"0123"}) as other, MockServer({"/w": Redirect(f"{other.url}/w")}) as server:
         async with http_client(None) as client:
             headers = {"X-Api-Key": "secret", "Authorization": "Bearer secret", "Cookie": "a=secret"}
-            downloader = Downloader(HttpTransport(client), QUICK, Policy(), origin(server.url), headers)
-            await downloader.download(f"{server.url}/w", Recording())
+            requester = Requester(HttpTransport(client), Origins(Limits()), Policy(), origin(server.url), headers)
+            downloader = Downloader(requester, QUICK)
+            await downloader.download(Target(f"{server.url}/w"), Recording())
 
         assert server.requests[0].headers["x-api-key"] == "secret"
         assert "secret" not in str(other.requests[0].headers)
@@ -930,80 +583,3 @@ async def test_a_size_that_does_not_come_is_not_waited_for() -> None:
 
         with anyio.fail_after(3):
             assert await downloader.size(f"{server.url}/w") is None
-
-
-# Slots
-
-
-async def transfer(slots: Slots, url: str, running: dict[str, anyio.Event]) -> None:
-    slot = slots.slot(url)
-    await slot.acquire()
-    running[url] = anyio.Event()
-    try:
-        await running[url].wait()
-    finally:
-        slot.release()
-
-
-async def order(slots: Slots, urls: Sequence[str]) -> list[list[str]]:
-    """Start a transfer for each URL and end the oldest again and again; return which were running in between."""
-    running: dict[str, anyio.Event] = {}
-    seen: list[list[str]] = []
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            for url in urls:
-                tasks.start_soon(transfer, slots, url, running)
-                await anyio.wait_all_tasks_blocked()
-            while running:
-                seen.append([url.removeprefix("http://") for url in running])
-                running.pop(next(iter(running))).set()
-                await anyio.wait_all_tasks_blocked()
-    return seen
-
-
-async def test_so_many_transfers_run_side_by_side_as_an_origin_may_have_in_the_order_they_came() -> None:
-    urls = [f"http://h/{index}" for index in range(5)]
-
-    assert await order(Slots(Limits(per_origin=2)), urls) == [
-        ["h/0", "h/1"],
-        ["h/1", "h/2"],
-        ["h/2", "h/3"],
-        ["h/3", "h/4"],
-        ["h/4"],
-    ]
-
-
-async def test_origins_do_not_wait_for_each_other_but_for_the_total() -> None:
-    urls = ["http://a/0", "http://a/1", "http://b/0", "http://a:81/0", "http://c/0"]
-
-    assert await order(Slots(Limits(per_origin=1, connections=3)), urls) == [
-        ["a/0", "b/0", "a:81/0"],
-        ["b/0", "a:81/0", "c/0"],
-        ["a:81/0", "c/0", "a/1"],
-        ["c/0", "a/1"],
-        ["a/1"],
-    ]
-
-
-async def test_a_slot_is_given_back_when_its_holder_or_waiter_is_cancelled() -> None:
-    slots, running = Slots(Limits(per_origin=1, connections=1)), dict[str, anyio.Event]()
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tasks:
-            for url in ("http://a/0", "http://a/1", "http://b/0"):
-                tasks.start_soon(transfer, slots, url, running)
-            await anyio.wait_all_tasks_blocked()
-            tasks.cancel_scope.cancel()
-
-    assert len(running) == 1
-    assert await order(slots, ["http://a/2", "http://b/1"]) == [["a/2"], ["b/1"]]
-
-
-async def test_a_slot_may_be_given_back_twice_and_taken_again() -> None:
-    slot = Slots(Limits(per_origin=1)).slot("http://h/w")
-
-    with anyio.fail_after(5):
-        for _ in range(2):
-            await slot.acquire()
-            slot.release()
-            slot.release()

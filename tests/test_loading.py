@@ -9,14 +9,17 @@ from tests.format.groups import layout_of, spec
 from tests.memory_transport import MemoryTransport, Reply
 from tests.models import Model, assert_equal, floats, group, model
 from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.download import Downloader
 from tfjs_fetch.errors import StatusError
 from tfjs_fetch.events import Event, WeightReady
 from tfjs_fetch.format.manifest import parse
-from tfjs_fetch.loading import Job, decoded, load, stream, task_group
+from tfjs_fetch.loading import Job, decoded, load, stream
+from tfjs_fetch.origins import Origins
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import draw
+from tfjs_fetch.requesting import Requester
 from tfjs_fetch.strings import Allowance
+from tfjs_fetch.tasks import task_group
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +30,11 @@ def job(example: Model, events: list[Event], replies: dict[str, Reply] | None = 
     """Return the load of `example` from memory."""
     transport = MemoryTransport({HOST + path: Reply(data) for path, data in example.shards.items()} | (replies or {}))
     home = ("http", "h.example", 80)
-    downloader = Downloader(transport, Retry(attempts=1), Policy(), home, {}, "m", events.append)
+    requester = Requester(transport, Origins(Limits()), Policy(), home)
+    downloader = Downloader(requester, Retry(attempts=1), "m", events.append)
     blueprint = draw(parse(example.files["model.json"]), names, Policy())
     urls = [[HOST + path for path in layout.paths] for layout in blueprint.layouts]
-    return Job(blueprint, urls, [None] * len(urls), downloader, Slots(Limits()), Allowance(1000))
+    return Job(blueprint, urls, [None] * len(urls), downloader, Allowance(1000))
 
 
 def example() -> Model:

@@ -6,11 +6,13 @@ import pytest
 from tests.memory_transport import MemoryTransport, Reply
 from tests.models import Model, assert_equal, many
 from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.download import Downloader
 from tfjs_fetch.events import Event, Planned, ShardFinished, Warned, WeightReady
 from tfjs_fetch.format.manifest import parse
 from tfjs_fetch.models import HostedModel, LocalModel, planned
+from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import draw
+from tfjs_fetch.requesting import Requester
 
 pytestmark = pytest.mark.anyio
 
@@ -46,10 +48,11 @@ def hosted(
     transport = MemoryTransport(
         {**{HOST + path: Reply(data) for path, data in example.shards.items()}, **(replies or {})}
     )
-    downloader = Downloader(transport, Retry(attempts=1), Policy(), ("http", "h.example", 80))
+    requester = Requester(transport, Origins(Limits()), Policy(), ("http", "h.example", 80))
+    downloader = Downloader(requester, Retry(attempts=1))
     blueprint = draw(parse(example.files["model.json"]), names, Policy())
     urls = [[HOST + path for path in group.paths] for group in blueprint.layouts]
-    return HostedModel("m", blueprint, urls, downloader, Slots(Limits()), Limits()), transport
+    return HostedModel("m", blueprint, urls, downloader, Limits()), transport
 
 
 def test_the_first_event_tells_what_the_plan_says() -> None:

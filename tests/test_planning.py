@@ -213,7 +213,8 @@ def test_a_plan_is_shown_without_the_queries_of_urls() -> None:
         "weights": 1,
         "total_bytes": 8,
         "cached_bytes": 0,
-        "shards": [{"index": 0, "group": 0, "path": "a", "size": 8}],
+        "asked_bytes": 8,
+        "shards": [{"index": 0, "group": 0, "path": "a", "size": 8, "ranges": []}],
     }
 
 

@@ -9,6 +9,7 @@ import anyio.lowlevel
 
 from tfjs_fetch.content import HEAD_BYTES
 from tfjs_fetch.errors import RefusedError, TruncatedError, WrongContentError
+from tfjs_fetch.representation import Version
 from tfjs_fetch.sinks import NO_ROOM, Sink
 
 _SCRATCH_BYTES = 64 * 1024
@@ -23,20 +24,28 @@ class Surplus(Exception):  # noqa: N818 - a turn of events, not an error: nobody
 
 
 class Body(Sink, Protocol):
-    """A sink that takes one body whole, in one attempt or more."""
+    """A sink that takes one body, or a part of one, in one attempt or more."""
 
     @property
     def complete(self) -> bool:
         """Whether it has all it wants already."""
 
-    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
-        """Start an attempt: the body will come from its beginning.
+    @property
+    def missing(self) -> tuple[int, int | None]:
+        """The bytes to ask for: from where, and up to where if not to the end."""
 
-        `length` is its decoded length if the server told, `identity` what the server calls this version of it.
+    @property
+    def progress(self) -> int:
+        """How many bytes are dealt with that were never there before."""
+
+    def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
+        """Start an attempt: the body will come from its beginning, or that `part` of it (start, stop).
+
+        `length` is the decoded length of the whole if the server told.
         """
 
     def end(self, *, surplus: bool = False) -> None:
-        """Take note that the body is there, or with `surplus` that it goes on beyond what is wanted.
+        """Take note that what was announced is there, or with `surplus` that it goes on beyond what is wanted.
 
         Raises an error if that is wrong.
         """
@@ -48,16 +57,23 @@ class DocumentBody:
     def __init__(self, url: str, limit: int, limit_name: str, file: IO[bytes] | None = None) -> None:
         self.data = bytearray()
         self.complete = False
+        self.progress = 0
         self._url, self._limit, self._limit_name, self._file = url, limit, limit_name, file
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._received = 0
         self._length: int | None = None
 
-    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
-        self.data.clear()
-        self._received, self._length = 0, length
-        if self._file is not None:
-            self._file.seek(0)
+    @property
+    def missing(self) -> tuple[int, int | None]:
+        return self._received, None
+
+    def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
+        self._length = length
+        self._received = 0 if part is None else part[0]
+        if self._file is None:
+            del self.data[self._received :]
+        else:
+            self._file.seek(self._received)
             self._file.truncate()
         self._check(length or 0)
 
@@ -66,6 +82,7 @@ class DocumentBody:
 
     def advance(self, count: int) -> None:
         self._received += count
+        self.progress = max(self.progress, self._received)
         self._check(self._received)
         if self._file is None:
             self.data += self._scratch[:count]

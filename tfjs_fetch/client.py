@@ -22,13 +22,15 @@ from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits, Policy, Retry
 from tfjs_fetch.direct import is_on_asyncio
 from tfjs_fetch.documents import read_document
-from tfjs_fetch.download import Downloader, Slots
+from tfjs_fetch.download import Downloader
 from tfjs_fetch.errors import IntegrityError, ModelChangedError, UnreachableError
 from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
 from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
+from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.requesting import Requester
 from tfjs_fetch.transport import HttpClient, HttpTransport, http_client
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
 
@@ -66,11 +68,11 @@ class Client:
         self._ssl_context, self._http = ssl_context, http
         self._own: Any = None  # the client made here, when it is first needed
         self._loop: object = None  # the event loop it was entered on, while it is open
-        self._slots: Slots
+        self._origins: Origins
 
     async def __aenter__(self) -> Self:
         self._loop = current_token()
-        self._slots = Slots(self._limits)
+        self._origins = Origins(self._limits)
         self._making = anyio.Lock()
         return self
 
@@ -191,24 +193,16 @@ class Client:
         events: "_Events",
     ) -> Model:
         url = place.url
-        home = origin(url)
-        downloader = Downloader(
-            await self._transport(url),
-            self._retry,
-            self._policy,
-            home,
-            self._headers,
-            source=shown,
-            notify=events.take,
-            raised=lambda: events.raised,
-        )
+        transport = await self._transport(url)
+        requester = Requester(transport, self._origins, self._policy, origin(url), self._headers)
+        downloader = Downloader(requester, self._retry, shown, events.take, lambda: events.raised)
         if place.is_archive:
             return await self._open_archive(url, downloader, weights)
         body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
         await self._bring(downloader, url, body)
         blueprint = await self._draw(bytes(body.data), url, weights)
         urls = [await self._urls(downloader, url, layout.paths, shard_url) for layout in blueprint.layouts]
-        return HostedModel(shown, blueprint, urls, downloader, self._slots, self._limits)
+        return HostedModel(shown, blueprint, urls, downloader, self._limits)
 
     async def _open_archive(self, url: str, downloader: Downloader, weights: str | Iterable[str] | None) -> LocalModel:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it
@@ -229,7 +223,7 @@ class Client:
         return LocalModel(shown, await self._draw(document, shown, weights), files, notify, self._limits)
 
     async def _bring(self, downloader: Downloader, url: str, body: DocumentBody) -> None:
-        slot = self._slots.slot(url)
+        slot = self._origins.slot(url)
         await slot.acquire()
         try:
             await downloader.document(url, body)
@@ -251,10 +245,10 @@ class Client:
         else:
             urls = [shard_url(url, path, given, allow_absolute=self._policy.absolute_shards) for path in paths]
         if given:
-            downloader.named.update(origin(one)[1] for one in urls)
+            downloader.requester.named.update(origin(one)[1] for one in urls)
             return urls
-        for foreign in {one for one in urls if origin(one) != downloader.home}:
-            await downloader.check_leap(url, foreign)
+        for foreign in {one for one in urls if origin(one) != downloader.requester.home}:
+            await downloader.requester.check_leap(url, foreign)
         return urls
 
     async def _transport(self, url: str) -> HttpTransport:

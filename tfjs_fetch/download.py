@@ -1,229 +1,248 @@
-"""One body, whole: redirects, checks of the answer, stalls, and attempts until it is there or cannot be.
+"""One body, or a part of one: checks of the answer, stalls, and attempts until it is there or cannot be.
 
 An attempt is watched by a deadline that every `Retry.stall_bytes` push further away, from the request to the last
-byte; while the sink has no room it is suspended. Attempts start a body from its beginning; what they may not do is
-decided by the sink.
+byte; while the sink has no room it is suspended. Where the server has a strong name for the version of the file, an
+attempt goes on where the last one ended, and what is said of the answer is checked again; else it starts from the
+beginning, and the sink compares.
 """
 
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
-from ipaddress import ip_address
 
 import anyio
 
 from tfjs_fetch.bodies import Body, DocumentBody, HeadBody, Inflating, Surplus
-from tfjs_fetch.config import Limits, Policy, Retry
-from tfjs_fetch.content import HEAD_BYTES, recognise
+from tfjs_fetch.config import Retry
+from tfjs_fetch.content import recognise
 from tfjs_fetch.errors import (
-    RefusedError,
     StalledError,
     StatusError,
     TransportError,
     TruncatedError,
     UnreachableError,
-    WrongContentError,
 )
 from tfjs_fetch.events import Event, Retrying, Stalled
+from tfjs_fetch.origins import Origin
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.representation import Representation, Version, content_encoding, described, retry_after
+from tfjs_fetch.requesting import MANNERS_SECONDS, Requester
 from tfjs_fetch.sinks import Sink
-from tfjs_fetch.transport import Answer, Transport
-from tfjs_fetch.urls import joined, origin
+from tfjs_fetch.transport import Answer
 
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_MAX_REDIRECTS = 10
 # Worth another try: timeouts, rate limits, trouble behind a proxy or CDN.
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
+# What an origin answers that has too much to do.
+_OVERLOADED = frozenset((429, 503))
+# What a range is answered with that does not fit the file any more.
+_NO_SUCH_PART = frozenset((412, 416))
 # Seconds beyond which a server's Retry-After is no pause any more but a refusal.
 _MAX_RETRY_AFTER = 120.0
-# Seconds to wait for a body that is not the one wanted: of an error, to say what it is, or of a redirect.
-_MANNERS_SECONDS = 1.0
+# An attempt that brought so much, or this share of the file, was none in vain: they are counted anew.
+_REAL_PROGRESS_BYTES = 2**20
+_REAL_PROGRESS = 0.05
 
 
-class Slots:
-    """Bounds the transfers at one time, of each origin and in all; granted in the order they are asked for."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._per_origin = limits.per_origin
-        self._all = anyio.CapacityLimiter(limits.connections)
-        self._origins: dict[tuple[str, str, int], anyio.CapacityLimiter] = {}
-
-    def slot(self, url: str) -> "Slot":
-        """Return a slot, not yet acquired, for a transfer from `url`."""
-        key = origin(url)
-        if key not in self._origins:
-            self._origins[key] = anyio.CapacityLimiter(self._per_origin)
-        return Slot((self._origins[key], self._all))
+class NoParts(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
+    """The file is not to be had in parts any more: it must be asked for as a whole, by one stream alone."""
 
 
-class Slot:
-    """Leave for one transfer."""
-
-    def __init__(self, limiters: Sequence[anyio.CapacityLimiter]) -> None:
-        self._limiters = limiters
-        self._held: list[anyio.CapacityLimiter] = []
-
-    async def acquire(self) -> None:
-        """Wait for the slot."""
-        try:
-            for limiter in self._limiters:
-                await _borrow(limiter, self)
-                self._held.append(limiter)
-        except BaseException:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """Give the slot back, if it is held."""
-        while self._held:
-            self._held.pop().release_on_behalf_of(self)
+class _AskOtherwise(Exception):  # noqa: N818 - likewise
+    """The request was not understood as it was meant; there is another way to ask."""
 
 
-async def _borrow(limiter: anyio.CapacityLimiter, borrower: object) -> None:
-    """Wait for a token, where there is need to: older anyio fails when a wait that need not be is cancelled.
+@dataclass
+class Target:
+    """A file on its way. `index` is the shard's, for events; None for documents.
 
-    On trio it lets trio's own WouldBlock out, so it is not asked where there is no token.
+    `version` is that of the bytes that are there; None before the first answer. `streams` counts the streams that
+    receive parts of it now, and `divisible` tells whether parts can be had.
     """
-    if limiter.available_tokens > 0:
-        with suppress(anyio.WouldBlock):
-            limiter.acquire_on_behalf_of_nowait(borrower)
-            return
-    await limiter.acquire_on_behalf_of(borrower)
+
+    url: str
+    index: int | None = None
+    accept: str = "identity"
+    version: Version | None = None
+    divisible: bool = True
+    streams: int = 1
+    conditional: bool = True  # whether the server understands If-Range
+
+    @property
+    def validator(self) -> str | None:
+        """What the server's promise of the same version can rest on."""
+        return None if self.version is None else self.version.validator
 
 
 @dataclass
 class Downloader:
-    """Downloads the files of one model. `headers` go to the model's own origin, `home`, and nowhere else.
+    """Downloads the files of one model.
 
     `raised` tells what the listener behind `notify` has raised, which is no failure of a transfer even if it looks like
-    one. `named` are hosts that the user named beside `home`. `received` counts all bytes of bodies that came over the
-    network.
+    one. `received` counts all bytes of bodies that came over the network.
     """
 
-    transport: Transport
+    requester: Requester
     retry: Retry
-    policy: Policy
-    home: tuple[str, str, int]
-    headers: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     notify: Callable[[Event], None] = lambda event: None
     raised: Callable[[], BaseException | None] = lambda: None
-    named: set[str] = field(default_factory=set)
     received: int = 0
 
     async def document(self, url: str, body: DocumentBody) -> None:
         """Bring a JSON or an archive at `url` into `body`."""
-        await self.download(url, body, accept="gzip")
+        await self.download(Target(url, accept="gzip"), body)
 
-    async def download(self, url: str, body: Body, *, accept: str = "identity", index: int | None = None) -> None:
-        """Bring the body at `url` into `body`; `index` is the shard's, for events.
+    async def download(self, target: Target, body: Body) -> None:
+        """Bring what is missing in `body` into it, in parts only where an attempt failed or that is what is missing.
 
-        Raises the TransportError of the last attempt, or what `body` raises.
+        Raises the TransportError of the last attempt, or what `body` raises; NoParts if it is a part that is not to be
+        had as such, while other streams bring others.
         """
-        attempt = 1
+        attempt, progress = 1, body.progress
         while True:
             try:
-                return await self._attempt(url, body, accept)
+                return await self._attempt(target, body)
+            except _AskOtherwise:
+                continue
+            except NoParts:
+                target.divisible = False
+                if target.streams > 1:
+                    raise
+                continue
             except TransportError as error:
                 if error is self.raised():
                     raise
+                url = redact(target.url)
                 if isinstance(error, StalledError):
-                    self.notify(Stalled(self.source, redact(url), index, error.seconds))
+                    self.notify(Stalled(self.source, url, target.index, error.seconds))
+                if body.progress - progress >= _real_progress(target.version):
+                    attempt, progress = 1, body.progress
                 pause = pause_after(attempt, error, self.retry)
-                if pause is None:
+                if pause is None or not self.requester.origins.at(target.url).retry():
                     raise
                 attempt += 1
-                self.notify(Retrying(self.source, redact(url), attempt, pause, str(error)))
+                self.notify(Retrying(self.source, url, attempt, pause, str(error)))
             await anyio.sleep(pause)
 
     async def size(self, url: str) -> int | None:
         """Return the length of the body at `url` as the server states it without sending it; None if it does not."""
+        headers = {"accept-encoding": "identity"}
         try:
             with anyio.move_on_after(self.retry.stall_seconds):
-                async with self._answer("HEAD", url, "identity") as answer:
-                    return _length(answer) if answer.status == 200 and _encoding(url, answer) is None else None
+                async with self.requester.answer("HEAD", url, headers) as (answer, _):
+                    found = described(url, answer.headers, partial=False) if answer.status == 200 else None
+                    return None if found is None or found.encoding else found.version.size
         except TransportError:
             pass
         return None
 
-    async def _attempt(self, url: str, body: Body, accept: str) -> None:
+    async def _attempt(self, target: Target, body: Body) -> None:
         watch = _Watch(self.retry)
         try:
             with watch.scope:
-                await self._transfer(url, body, accept, watch)
+                await self._transfer(target, body, watch)
         finally:
             self.received += watch.received
         if watch.scope.cancelled_caught:
-            raise StalledError(url, watch.received, self.retry.stall_seconds)
+            raise StalledError(target.url, watch.received, self.retry.stall_seconds)
 
-    async def _transfer(self, url: str, body: Body, accept: str, watch: "_Watch") -> None:
-        async with self._answer("GET", url, accept) as answer:
-            await _check_status(url, answer, watch)
-            length, encoding = _length(answer), _encoding(url, answer)
-            body.begin(None if encoding else length, _identity(answer))
+    async def _transfer(self, target: Target, body: Body, watch: "_Watch") -> None:
+        start, stop = body.missing
+        asked = self._range(target, start, stop)
+        headers = {"accept-encoding": target.accept} | asked
+        async with self.requester.answer("GET", target.url, headers, watch.suspended) as (answer, origin):
+            partial = answer.status == 206
+            if asked and answer.status in _NO_SUCH_PART:
+                raise NoParts
+            await self._check_status(target, answer, origin, watch, partial=bool(asked))
+            found = described(target.url, answer.headers, partial=partial)
+            if found is None or (partial and not _continues(found, start, target)):
+                raise NoParts
+            if asked and not partial:
+                self._take_whole(target, found, start)
+            if partial:
+                self.requester.origins.at(target.url).ranges = True
+            if not partial or target.version is None:
+                target.version = found.version
+            target.divisible = target.divisible and found.divisible
+            part = (found.start, found.stop) if partial and found.stop is not None else None
+            body.begin(None if found.encoding else found.version.size, found.version, part)
             if body.complete:
                 return body.end()
-            inflating = Inflating(url, encoding, body) if encoding else None
-            try:
-                await answer.receive(watch.over(inflating or body))
-                if inflating is not None:
-                    await inflating.finish(watch.wait)
-            except Surplus:
-                return body.end(surplus=True)
-            except TruncatedError as error:
-                if error is self.raised():
-                    raise
-                # An encoding may end too early in a body that does not.
-                expected = length if length is not None and error.received < length else None
-                raise TruncatedError(url, error.received, expected) from error.__cause__
-            if length is not None and watch.received < length:
-                raise TruncatedError(url, watch.received, length)
-        return body.end()
+            whole = await self._receive(target, answer, found, body, watch)
+        return body.end(surplus=not whole)
 
-    @asynccontextmanager
-    async def _answer(self, method: str, url: str, accept: str) -> AsyncIterator[Answer]:
-        """Give the answer to a request at the end of all redirects."""
-        target = url
-        for _ in range(_MAX_REDIRECTS + 1):
-            personal = origin(target) == self.home
-            own = self.headers.items() if personal else ()
-            headers = {name: value for name, value in own if name.lower() != "accept-encoding"}
-            headers["accept-encoding"] = accept
-            admit = partial(self._admit, target) if await self._is_guarded(target) else None
-            async with self.transport.request(method, target, headers, personal=personal, admit=admit) as answer:
-                location = answer.headers.get("location")
-                if answer.status not in _REDIRECTS or location is None:
-                    yield answer
-                    return
-                await _drain(answer)
-            before, target = target, joined(target, location)
-            await self.check_leap(before, target)
-        raise RefusedError(url, f"it redirects more than {_MAX_REDIRECTS} times")
-
-    async def check_leap(self, url: str, target: str) -> None:
-        """Raise RefusedError if `url` must not lead to `target`: from https to http, or to a private host."""
-        if origin(url)[0] == "https" and origin(target)[0] == "http":
-            raise RefusedError(url, f"it leads from https to {redact(target)}")
-        host = origin(target)[1]
-        if await self._is_guarded(target) and await _is_private(host):
-            raise _private(url, host)
-
-    async def _is_guarded(self, target: str) -> bool:
-        """Whether `target` must not be a private host: it was not named by the user, who is outside as well."""
-        host = origin(target)[1]
-        if self.policy.private_hosts or host == self.home[1] or host in self.named:
+    async def _receive(
+        self, target: Target, answer: Answer, found: Representation, body: Body, watch: "_Watch"
+    ) -> bool:
+        """Receive the body; return False if more comes than is wanted. Raises TruncatedError if it ends early."""
+        url, size = target.url, found.version.size
+        length = None if found.stop is None else found.stop - found.start
+        before = watch.received
+        inflating = Inflating(url, found.encoding, body) if found.encoding else None
+        try:
+            await answer.receive(watch.over(inflating or body))
+            if inflating is not None:
+                await inflating.finish(watch.wait)
+        except Surplus:
             return False
-        return not await _is_private(self.home[1])
+        except TruncatedError as error:
+            if error is self.raised():
+                raise
+            # An encoding may end too early in a body that does not.
+            expected = size if length is not None and error.received < length else None
+            raise TruncatedError(url, found.start + error.received, expected) from error.__cause__
+        if length is not None and watch.received - before < length:
+            raise TruncatedError(url, found.start + watch.received - before, size)
+        return True
 
-    def _admit(self, target: str, address: str) -> None:
-        """Raise RefusedError if `target` turned out to be at a private address, whatever its name was resolved to."""
-        if _is_private_address(address):
-            raise _private(target, address)
+    def _take_whole(self, target: Target, found: Representation, start: int) -> None:
+        """Take note that the whole comes although a part was asked for."""
+        if target.version in (None, found.version):
+            size = found.version.size or 0
+            if target.validator is not None and target.conditional and start > size / 2:
+                # Some servers know ranges, but not If-Range. Then what they say of the part has to do.
+                target.conditional = False
+                raise _AskOtherwise
+            target.divisible = self.requester.origins.at(target.url).ranges = False
+        if target.streams > 1:
+            raise NoParts
+
+    def _range(self, target: Target, start: int, stop: int | None) -> dict[str, str]:
+        """Return the headers that ask for a part; none if it has to be the whole."""
+        if (
+            (start == 0 and stop is None)
+            or not target.divisible
+            or self.requester.origins.at(target.url).ranges is False
+        ):
+            return {}
+        wanted = {"range": f"bytes={start}-{'' if stop is None else stop - 1}"}
+        if target.version is None:  # the first request for chosen weights: there is nothing yet that it has to fit
+            return wanted if stop is not None else {}
+        if target.validator is None:
+            return {}
+        return wanted | {"if-range": target.validator} if target.conditional else wanted
+
+    async def _check_status(
+        self, target: Target, answer: Answer, origin: Origin, watch: "_Watch", *, partial: bool
+    ) -> None:
+        own = self.requester.origins.at(target.url)
+        if answer.status in (200, 203) or (answer.status == 206 and partial):
+            own.speed_up()
+            return
+        after = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+        if answer.status in _OVERLOADED:
+            own.slow_down()
+        if after is not None and answer.status in _PASSING and after <= _MAX_RETRY_AFTER:
+            origin.pause(after)
+        head = HeadBody()
+        with suppress(Surplus, TransportError), anyio.move_on_after(MANNERS_SECONDS):
+            encoding = content_encoding(target.url, answer.headers)
+            await answer.receive(watch.over(Inflating(target.url, encoding, head) if encoding else head))
+        raise StatusError(target.url, answer.status, recognise(bytes(head.data)), after)
 
 
 def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | None:
@@ -237,18 +256,19 @@ def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | No
     return max(asked, pause) if asked <= _MAX_RETRY_AFTER else None
 
 
-def retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks for, given as seconds or as a date; None if it says nothing."""
-    if value is None:
-        return None
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value.strip()[:9])
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    when = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
-    return max(0.0, (when - now).total_seconds())
+def _real_progress(version: Version | None) -> float:
+    size = None if version is None else version.size
+    return _REAL_PROGRESS_BYTES if size is None else max(1.0, min(_REAL_PROGRESS_BYTES, size * _REAL_PROGRESS))
+
+
+def _continues(found: Representation, start: int, target: Target) -> bool:
+    """Whether a part can be put to the bytes that are there: it begins where they end, and is of their version."""
+    if found.start != start:
+        return False
+    if target.version is None:
+        return True
+    # With If-Range the server has compared, and need not say much (RFC 9110, 15.3.7).
+    return found.version.may_be(target.version) if target.conditional else found.version == target.version
 
 
 class _Watch:
@@ -266,6 +286,13 @@ class _Watch:
         self._sink = sink
         return self
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let time pass: something is waited for that is no fault of the server."""
+        self.scope.deadline = math.inf
+        yield
+        self._restart()
+
     def get_buffer(self) -> memoryview:
         return self._sink.get_buffer()
 
@@ -278,9 +305,8 @@ class _Watch:
         self._sink.advance(count)
 
     async def wait(self) -> None:
-        self.scope.deadline = math.inf
-        await self._sink.wait()
-        self._restart()
+        with self.suspended():
+            await self._sink.wait()
 
     def _restart(self) -> None:
         deadline = anyio.current_time() + self._retry.stall_seconds
@@ -299,77 +325,3 @@ def _is_passing(error: TransportError) -> bool:
             return True
         case _:
             return False
-
-
-async def _check_status(url: str, answer: Answer, watch: _Watch) -> None:
-    if answer.status in (200, 203):
-        return
-    head = HeadBody()
-    with suppress(Surplus, TransportError), anyio.move_on_after(_MANNERS_SECONDS):
-        encoding = _encoding(url, answer)
-        await answer.receive(watch.over(Inflating(url, encoding, head) if encoding else head))
-    after = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-    raise StatusError(url, answer.status, recognise(bytes(head.data)), after)
-
-
-async def _drain(answer: Answer) -> None:
-    """Read the short body of a redirect, so that its connection can be used again; others cost the connection."""
-    if (length := _length(answer)) is not None and length < HEAD_BYTES:
-        with suppress(Surplus, TransportError), anyio.move_on_after(_MANNERS_SECONDS):
-            await answer.receive(HeadBody())
-
-
-def _length(answer: Answer) -> int | None:
-    """Return the Content-Length; None if there is none, or none that can be believed."""
-    value = answer.headers.get("content-length", "").strip()
-    if "transfer-encoding" in answer.headers or not (value.isascii() and value.isdigit()):
-        return None
-    return int(value[:20])
-
-
-def _encoding(url: str, answer: Answer) -> str | None:
-    """Return "gzip" or "deflate" if the body is encoded so, None if it is not."""
-    value = answer.headers.get("content-encoding", "").strip().lower()
-    if value in ("", "identity"):
-        return None
-    if value in ("gzip", "x-gzip"):
-        return "gzip"
-    if value == "deflate":
-        return value
-    raise WrongContentError(url, f"a body encoded as {value[:40]}, which was not asked for,")
-
-
-def _identity(answer: Answer) -> tuple[str, ...]:
-    """Return what the server calls this version of the file."""
-    return tuple(answer.headers.get(name, "") for name in ("etag", "last-modified", "content-length"))
-
-
-async def _is_private(host: str) -> bool:
-    """Whether `host` is, or has an address that is, not on the public internet."""
-    try:
-        addresses = [host] if _is_address(host) else await _addresses(host.rstrip("."))
-    except (OSError, ValueError):
-        return False  # Unknown here: a proxy may know it, else the request will fail.
-    return any(_is_private_address(address) for address in addresses)
-
-
-def _is_private_address(address: str) -> bool:
-    """Whether an IP address is not one of the public internet; IPv4 may come in the clothes of IPv6."""
-    found = ip_address(address.partition("%")[0])
-    return not (getattr(found, "ipv4_mapped", None) or found).is_global
-
-
-def _private(url: str, host: str) -> RefusedError:
-    return RefusedError(url, f"it leads to the private host {host}; Policy(private_hosts=True) allows that")
-
-
-async def _addresses(host: str) -> Sequence[str]:
-    return [str(found[4][0]) for found in await anyio.getaddrinfo(host, None)]
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

@@ -15,18 +15,21 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from tfjs_fetch.assembly import GroupAssembly, ShardBody
-from tfjs_fetch.download import Downloader, Slot, Slots
+from tfjs_fetch.assembly import GroupAssembly, Shard
+from tfjs_fetch.download import Downloader, Target
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
 from tfjs_fetch.format.decoding import is_view, odd_bools
 from tfjs_fetch.format.dtypes import Array
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import odd_message
+from tfjs_fetch.origins import Slot
 from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before, cut
 from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.streams import bring_shard
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
+from tfjs_fetch.tasks import task_group
 
 # Up to so many bytes are converted on the event loop: a hop to a thread costs more than they do.
 _INLINE_BYTES = 64 * 1024
@@ -49,7 +52,6 @@ class Job:
     urls: Sequence[Sequence[str]]
     sizes: Sequence[Sequence[int] | None]
     downloader: Downloader
-    slots: Slots
     allowance: Allowance
 
     @property
@@ -114,28 +116,6 @@ async def stream(job: Job) -> AsyncIterator[AsyncIterator[tuple[WeightSpec, Arra
     _close(errands)
     if failure is not None:
         raise failure
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """Give a task group whose failure surfaces as one plain exception, as it was raised."""
-    failure: BaseException | None = None
-    try:
-        async with anyio.create_task_group() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        failure = _first_failure(group)
-    if failure is not None:
-        context = failure.__context__
-        try:
-            raise failure
-        finally:
-            failure.__context__ = context  # which the cancellation under way would replace
-
-
-def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    cancelled = anyio.get_cancelled_exc_class()
-    return next((error for error in group.exceptions if not isinstance(error, cancelled)), group.exceptions[0])
 
 
 class _Kitchen:
@@ -275,10 +255,10 @@ def _batch(orders: Sequence[tuple[Piece, PlacedWeight]]) -> Iterator[tuple[Piece
 
 @dataclass(frozen=True, slots=True)
 class _Errand:
-    """A shard to load: its index in the model, the sink for it, leave to load it, and the bytes in front of it."""
+    """A shard to load: its index in the model, what becomes of it, leave to load it, and the bytes in front of it."""
 
     index: int
-    body: ShardBody | TextBody
+    body: Shard | TextBody
     slot: Slot
     before: int
 
@@ -322,9 +302,9 @@ def _group_errands(
     )
     group = GroupAssembly(layout, job.blueprint, pieces, window, take, job.warn, sizes)
     for position in needed:
-        url, index, slot = urls[position], first + position, job.slots.slot(urls[position])
+        url, index, slot = urls[position], first + position, job.downloader.requester.origins.slot(urls[position])
         report = partial(_report, job, url, index)
-        body = ShardBody(group, position, url, slot, report) if text is None else TextBody(text, url, report)
+        body = Shard(group, position, url, slot, report) if text is None else TextBody(text, url, report)
         yield _Errand(index, body, slot, bytes_before(pieces, offsets[position]))
 
 
@@ -368,8 +348,12 @@ async def _acquire(errand: _Errand, under_way: Collection[int], window: Window) 
 
 
 async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -> None:
+    target = Target(errand.body.url, errand.index)
     try:
-        await job.downloader.download(errand.body.url, errand.body, index=errand.index)
+        if isinstance(errand.body, Shard):
+            await bring_shard(job.downloader, target, errand.body)
+        else:
+            await job.downloader.download(target, errand.body)
     finally:
         errand.slot.release()
     if isinstance(errand.body, TextBody):

@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits
-from tfjs_fetch.download import Downloader, Slot, Slots
+from tfjs_fetch.download import Downloader
 from tfjs_fetch.events import OnEvent, Planned, ShardFinished, Warned, WeightReady
 from tfjs_fetch.files import Files
 from tfjs_fetch.format.decoding import decode
@@ -21,9 +21,11 @@ from tfjs_fetch.format.dtypes import Array
 from tfjs_fetch.format.layout import GroupLayout, usual_sizes
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import gather
-from tfjs_fetch.loading import Job, load, stream, task_group
+from tfjs_fetch.loading import Job, load, stream
+from tfjs_fetch.origins import Slot
 from tfjs_fetch.planning import Blueprint, Plan, PlannedShard, plan_shards
 from tfjs_fetch.strings import Allowance
+from tfjs_fetch.tasks import task_group
 
 Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
 
@@ -56,7 +58,6 @@ class HostedModel:
     blueprint: Blueprint
     urls: Sequence[Sequence[str]]
     downloader: Downloader
-    slots: Slots
     limits: Limits
 
     @property
@@ -77,7 +78,7 @@ class HostedModel:
             yield weights
 
     def _job(self, sizes: Sequence[Sequence[int] | None]) -> Job:
-        return Job(self.blueprint, self.urls, sizes, self.downloader, self.slots, Allowance(self.limits.weight_bytes))
+        return Job(self.blueprint, self.urls, sizes, self.downloader, Allowance(self.limits.weight_bytes))
 
     async def _sizes(self, *, guess: bool) -> Sequence[Sequence[int] | None]:
         groups = zip(self.blueprint.layouts, self.urls, strict=True)
@@ -115,7 +116,7 @@ class HostedModel:
 
         async with task_group() as tasks:
             for position, url in enumerate(urls):
-                slot = self.slots.slot(url)
+                slot = self.downloader.requester.origins.slot(url)
                 await slot.acquire()
                 tasks.start_soon(ask, position, slot)
         sizes = [found[position] for position in sorted(found)]
@@ -140,7 +141,7 @@ class LocalModel:
 
     def _sized(self, shard: PlannedShard) -> PlannedShard:
         size = self.files.size(shard.path)
-        return shard if size is None else replace(shard, size=size)
+        return replace(shard, size=shard.size if size is None else size, ranges=())
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights; they are decoded on first use."""

@@ -12,15 +12,19 @@ from tfjs_fetch.errors import ExtraBytesError
 from tfjs_fetch.format.layout import GroupLayout, check_order, check_total, lay_out, misplaced_surplus, usual_sizes
 from tfjs_fetch.format.manifest import Manifest, WeightSpec
 from tfjs_fetch.format.selection import chosen, restrict
+from tfjs_fetch.stretches import Stretch, joined
 
 # Bytes behind the weights that are unpacked from an archive all the same, to warn of them.
 _SURPLUS_BYTES = 64 * 2**20
+# Wanted bytes of a file that are at most so far apart are asked for at once, together with what lies between them.
+GAP_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedShard:
     """A file to load. `index` counts the files of the model from 0; `size` is None where model.json does not tell.
 
+    `ranges` are the bytes (start, stop) of it to ask for, all if empty; a server may send the whole all the same.
     `path` and `url` are kept out of the repr: they may carry a signature.
     """
 
@@ -29,6 +33,12 @@ class PlannedShard:
     path: str = field(repr=False)
     url: str = field(repr=False)
     size: int | None
+    ranges: tuple[Stretch, ...] = ()
+
+    @property
+    def asked_bytes(self) -> int | None:
+        """How many bytes will be asked for; None if that is unknown."""
+        return sum(stop - start for start, stop in self.ranges) if self.ranges else self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,8 @@ class Plan:
     """What a load will bring: `weights` out of the files `shards`.
 
     `total_bytes` counts the stored bytes of the weights and is exact; None if there are strings. `cached_bytes` of
-    them need not travel. When only some weights are wanted, `shards` are all files that may hold them.
+    them need not travel. When only some weights are wanted, `shards` are all files that may hold them, and their
+    `ranges` the parts that will be asked for.
     """
 
     source: str
@@ -46,6 +57,12 @@ class Plan:
     total_bytes: int | None
     cached_bytes: int = 0
 
+    @property
+    def asked_bytes(self) -> int | None:
+        """How many bytes of the shards will be asked for; None if that is unknown."""
+        counts = [shard.asked_bytes for shard in self.shards]
+        return None if None in counts else sum(count or 0 for count in counts)
+
     def as_json(self) -> Mapping[str, Any]:
         """Return the plan as values that `json.dumps` takes, without the queries of URLs."""
         return {
@@ -54,8 +71,15 @@ class Plan:
             "weights": len(self.weights),
             "total_bytes": self.total_bytes,
             "cached_bytes": self.cached_bytes,
+            "asked_bytes": self.asked_bytes,
             "shards": [
-                {"index": shard.index, "group": shard.group, "path": shard.path.split("?")[0], "size": shard.size}
+                {
+                    "index": shard.index,
+                    "group": shard.group,
+                    "path": shard.path.split("?")[0],
+                    "size": shard.size,
+                    "ranges": shard.ranges,
+                }
                 for shard in self.shards
             ],
         }
@@ -162,12 +186,24 @@ def plan_shards(blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> tuple[Pl
     first = 0
     for layout, addresses in zip(blueprint.layouts, urls, strict=True):
         sizes = usual_sizes(layout)
+        starts = None if sizes is None else list(accumulate(sizes, initial=0))
         for position in needed_shards(blueprint, layout, sizes):
             size = None if sizes is None else sizes[position]
+            ranges = () if starts is None else _ranges(blueprint, layout, starts[position], starts[position + 1])
             path, url = layout.paths[position], addresses[position]
-            shards.append(PlannedShard(first + position, layout.index, path, url, size))
+            shards.append(PlannedShard(first + position, layout.index, path, url, size, ranges))
         first += len(layout.paths)
     return tuple(shards)
+
+
+def _ranges(blueprint: Blueprint, layout: GroupLayout, start: int, stop: int) -> tuple[Stretch, ...]:
+    """Return the bytes to ask for of the file that lies between `start` and `stop` of its group; none for all."""
+    if blueprint.everything:
+        return ()
+    weights = [weight for weight in layout.weights if weight.spec.name in blueprint.wanted]
+    inside = [(max(weight.start, start), min(weight.stop, stop)) for weight in weights]
+    ranges = joined(((first - start, last - start) for first, last in inside if first < last), GAP_BYTES)
+    return () if ranges == [(0, stop - start)] else tuple(ranges)
 
 
 def extra_bytes(layout: GroupLayout, sizes: Sequence[int], used: int) -> ExtraBytesError:

@@ -10,6 +10,7 @@ from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
+from tfjs_fetch.representation import Version
 
 
 class Allowance:
@@ -57,10 +58,21 @@ class TextBody:
         """Whether all of it is there."""
         return self._document.complete
 
-    def begin(self, length: int | None, identity: tuple[str, ...]) -> None:
+    @property
+    def missing(self) -> tuple[int, int | None]:
+        """The bytes to ask for."""
+        return self._document.missing
+
+    @property
+    def progress(self) -> int:
+        """How many bytes have arrived in the best attempt."""
+        return self._document.progress
+
+    def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
         self.size = length
         self._group.allowance.used -= self.received
-        self._document.begin(length, identity)
+        self._document.begin(length, version, part)
+        self._group.allowance.used += self.received
 
     def get_buffer(self) -> memoryview:
         return self._document.get_buffer()

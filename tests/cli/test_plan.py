@@ -40,9 +40,10 @@ def test_a_plan_is_given_as_json(run: Run, folder: str) -> None:
         "weights": [{"name": "step", "shape": [], "dtype": "int32", "stored_dtype": "int32", "bytes": 4}],
         "total_bytes": 4,
         "cached_bytes": 0,
+        "asked_bytes": 44,
         "shards": [
-            {"index": 0, "group": 0, "path": "w0", "size": 20},
-            {"index": 1, "group": 0, "path": "w1", "size": 24},
+            {"index": 0, "group": 0, "path": "w0", "size": 20, "ranges": []},
+            {"index": 1, "group": 0, "path": "w1", "size": 24, "ranges": []},
         ],
     }
 

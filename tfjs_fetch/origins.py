@@ -1,0 +1,130 @@
+"""What a client knows of each origin (scheme, host, port): how many may ask it, when, and what it is able to do."""
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
+
+from tfjs_fetch.config import Limits
+from tfjs_fetch.urls import origin
+
+# Retries that an origin is worth: so many, and one more for every so many requests.
+_FREE_RETRIES = 20
+_REQUESTS_A_RETRY = 10
+
+
+class Origins:
+    """All origins of a client. Bounds the transfers at one time, of each and in all."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._all = anyio.CapacityLimiter(limits.connections)
+        self._origins: dict[tuple[str, str, int], Origin] = {}
+
+    def at(self, url: str) -> "Origin":
+        """Return the origin of `url`."""
+        key = origin(url)
+        if key not in self._origins:
+            self._origins[key] = Origin(self._limits.per_origin)
+        return self._origins[key]
+
+    def slot(self, url: str) -> "Slot":
+        """Return a slot, not yet acquired, for a transfer from `url`; they are granted in the order they are asked."""
+        return Slot((self.at(url).transfers, self._all))
+
+
+class Origin:
+    """One origin: `transfers` bounds those at one time, `ranges` tells whether it gives parts of files (None: unknown).
+
+    While it answers that it is overloaded (429, 503), fewer transfers are begun; with every round of good answers there
+    is one more again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.transfers = anyio.CapacityLimiter(most)
+        self.ranges: bool | None = None
+        self._most = most
+        self._good = 0  # answers since the bound was last changed
+        self._requests = self._retries = 0
+        self._free_at = -math.inf
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is to be left alone now."""
+        return self._free_at > -math.inf and self._free_at > anyio.current_time()
+
+    async def ready(self) -> None:
+        """Wait until it may be asked again."""
+        while self.is_paused:  # noqa: ASYNC110 - it may be paused anew meanwhile
+            await anyio.sleep_until(self._free_at)
+
+    def count(self) -> None:
+        """Take note of a request."""
+        self._requests += 1
+
+    def pause(self, seconds: float) -> None:
+        """Ask it for nothing meanwhile: it wants to be left alone."""
+        self._free_at = max(self._free_at, anyio.current_time() + seconds)
+
+    def retry(self) -> bool:
+        """Return whether one more retry is within the budget, and count it."""
+        within = self._retries < _FREE_RETRIES + self._requests / _REQUESTS_A_RETRY
+        self._retries += within
+        return within
+
+    def slow_down(self) -> None:
+        """Take note that it is overloaded: halve the transfers. Those under way go on."""
+        self._good = 0
+        self.transfers.total_tokens = max(1, int(self.transfers.total_tokens) // 2)
+
+    def speed_up(self) -> None:
+        """Take note of a good answer."""
+        bound = int(self.transfers.total_tokens)
+        if bound == self._most:
+            return
+        self._good += 1
+        if self._good >= bound:
+            self._good = 0
+            self.transfers.total_tokens = bound + 1
+
+
+class Slot:
+    """Leave for one transfer."""
+
+    def __init__(self, limiters: Sequence[anyio.CapacityLimiter]) -> None:
+        self._limiters = limiters
+        self._held: list[anyio.CapacityLimiter] = []
+
+    async def acquire(self) -> None:
+        """Wait for the slot."""
+        try:
+            for limiter in self._limiters:
+                if not _has_borrowed(limiter, self):
+                    await limiter.acquire_on_behalf_of(self)
+                self._held.append(limiter)
+        except BaseException:
+            self.release()
+            raise
+
+    def try_acquire(self) -> bool:
+        """Return whether there is one nobody waits for, and take it."""
+        for limiter in self._limiters:
+            if not _has_borrowed(limiter, self):
+                self.release()
+                return False
+            self._held.append(limiter)
+        return True
+
+    def release(self) -> None:
+        """Give the slot back, if it is held."""
+        while self._held:
+            self._held.pop().release_on_behalf_of(self)
+
+
+def _has_borrowed(limiter: anyio.CapacityLimiter, borrower: object) -> bool:
+    """Return whether there was a token that nobody waits for; then it is the borrower's."""
+    with suppress(anyio.WouldBlock):
+        limiter.acquire_on_behalf_of_nowait(borrower)
+        return True
+    return False

@@ -1,0 +1,203 @@
+"""One shard over one stream or several: chosen ranges side by side, and the tail of a large file shared out.
+
+A file is asked for as a whole first. If that would take long, others join in slots that nobody waits for: each takes a
+piece off the end of what the first has before it, and that one receives until it meets a piece that was taken. Who is
+much slower than the others has to leave the rest of its piece to them.
+"""
+
+import statistics
+from collections import deque
+
+import anyio
+import anyio.abc
+
+from tfjs_fetch.assembly import Shard
+from tfjs_fetch.download import Downloader, NoParts, Target
+from tfjs_fetch.origins import Slot
+from tfjs_fetch.pieces import Signal
+from tfjs_fetch.shards import ShardBody
+from tfjs_fetch.stretches import Stretches
+from tfjs_fetch.tasks import task_group
+
+# Files from this size on may be shared out, once a stream has run for so long and would need so much longer.
+_LARGE_BYTES = 64 * 2**20
+_TRIAL_SECONDS = 0.25
+_WORTH_SECONDS = 1.0
+_MOST_STREAMS = 8
+_LEAST_PIECE, _MOST_PIECE = 4 * 2**20, 16 * 2**20
+# A stream that reaches less than this share of the median of the others for so long is a straggler.
+_STRAGGLING = 0.25
+_STRAGGLING_SECONDS = 5.0
+_TICK_SECONDS = 0.05
+
+
+async def bring_shard(downloader: Downloader, target: Target, shard: Shard) -> None:
+    """Bring what is wanted of `shard`. Raises what `Downloader.download` does."""
+    layout = shard.group.layout
+    large = (layout.size or 0) >= _LARGE_BYTES / 2 * len(layout.paths)
+    # What is taken in order, in bounded memory, comes over one stream.
+    if shard.group.window.ahead is None and (large or len(shard.missing()) > 1):
+        await _Crew(downloader, target, shard).run()
+    while missing := shard.missing():
+        await downloader.download(target, ShardBody(shard, *missing[0]))
+
+
+class _Stream:
+    """One that receives `body`, and how far it was when."""
+
+    def __init__(self, body: ShardBody) -> None:
+        self.body = body
+        self.scope = anyio.CancelScope()
+        self._marks: deque[tuple[float, int]] = deque(maxlen=int(_STRAGGLING_SECONDS / _TICK_SECONDS))
+
+    def mark(self, now: float) -> None:
+        """Note how far it is, from its first byte on."""
+        if self.body.progress:
+            self._marks.append((now, self.body.progress))
+
+    @property
+    def seconds(self) -> float:
+        """How much time its rate is the mean of."""
+        return self._marks[-1][0] - self._marks[0][0] if self._marks else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second."""
+        return (self._marks[-1][1] - self._marks[0][1]) / self.seconds if self.seconds else 0.0
+
+
+class _Crew:
+    """The streams of one shard."""
+
+    def __init__(self, downloader: Downloader, target: Target, shard: Shard) -> None:
+        self._downloader, self._target, self._shard = downloader, target, shard
+        self._origins = downloader.requester.origins
+        self._at_work: list[_Stream] = []
+        self._rates: deque[float] = deque(maxlen=2 * _MOST_STREAMS)  # of those that are done
+        self._sharing = False  # whether pieces may be taken from those at work
+        self._signal = Signal()
+
+    async def run(self) -> None:
+        """Bring all that is missing."""
+        async with task_group() as tasks:
+            tasks.start_soon(self._oversee, tasks)
+            while self._at_work or self._shard.missing():
+                if (body := self._next()) is not None:
+                    await self._bring(self._enlist(body))
+                else:
+                    await self._signal.wait()
+            tasks.cancel_scope.cancel()
+
+    def _next(self) -> ShardBody | None:
+        """Return a sink for the first stretch that nobody brings; None if there is none, or none for now."""
+        missing = self._shard.missing()
+        if not self._at_work:
+            return ShardBody(self._shard, *missing[0]) if missing else None
+        if not self._target.divisible:
+            return None  # A whole is brought by one alone: two might be at the same place.
+        taken = Stretches((stream.body.start, self._stop(stream.body.stop)) for stream in self._at_work)
+        gaps = (gap for start, stop in missing for gap in taken.gaps(start, self._stop(stop)))
+        return next((ShardBody(self._shard, *gap) for gap in gaps), None)
+
+    def _stop(self, stop: int | None) -> int:
+        return self._size if stop is None else stop
+
+    @property
+    def _size(self) -> int:
+        return self._shard.group.shard_size(self._shard.position) or 0
+
+    def _enlist(self, body: ShardBody) -> _Stream:
+        stream = _Stream(body)
+        self._at_work.append(stream)
+        self._target.streams = len(self._at_work)
+        return stream
+
+    async def _bring(self, stream: _Stream) -> None:
+        try:
+            with stream.scope:
+                await self._downloader.download(self._target, stream.body)
+        except NoParts:
+            self._give_back(stream.body)
+        finally:
+            self._at_work.remove(stream)
+            self._target.streams = max(1, len(self._at_work))
+            if stream.rate:
+                self._rates.append(stream.rate)
+            self._signal.send()
+
+    def _give_back(self, body: ShardBody) -> None:
+        """Let the one from whom a piece was taken go on to its end, if it has not met it yet."""
+        for stream in self._at_work:
+            if stream.body.stop == body.start:
+                stream.body.extend(self._stop(body.stop))
+
+    async def _help(self, stream: _Stream, slot: Slot) -> None:
+        try:
+            await self._bring(stream)
+            while (body := self._piece()) is not None:
+                # Others may have come to wait for a slot, and go first.
+                slot.release()
+                if not slot.try_acquire():
+                    return
+                await self._bring(self._enlist(body))
+        finally:
+            slot.release()
+
+    def _piece(self) -> ShardBody | None:
+        """Return a sink for what one more stream can bring."""
+        if self._target.validator is None or not self._target.divisible:
+            return None
+        return self._next() or (self._tail() if self._sharing else None)
+
+    def _tail(self) -> ShardBody | None:
+        """Take a piece from the one with the most before it."""
+        body = max((stream.body for stream in self._at_work), key=lambda one: self._stop(one.stop) - one.edge)
+        stop = self._stop(body.stop)
+        piece = min(max((stop - body.edge) // (2 * _MOST_STREAMS), _LEAST_PIECE), _MOST_PIECE)
+        if stop - body.edge < 2 * piece:
+            return None
+        body.stop = stop - piece
+        return ShardBody(self._shard, stop - piece, stop)
+
+    async def _oversee(self, tasks: anyio.abc.TaskGroup) -> None:
+        while True:
+            await anyio.sleep(_TICK_SECONDS)
+            now = anyio.current_time()
+            for stream in self._at_work:
+                stream.mark(now)
+            self._sharing = self._sharing or self._is_worth_sharing()
+            self._hire(tasks)
+            self._dismiss()
+
+    def _is_worth_sharing(self) -> bool:
+        """Whether those at work would take long, and their place is certain."""
+        if self._size < _LARGE_BYTES or not self._shard.group.is_certain(self._shard.position):
+            return False
+        if any(stream.seconds < _TRIAL_SECONDS for stream in self._at_work):
+            return False
+        left = sum(self._stop(stop) - start for start, stop in self._shard.missing())
+        return left > _WORTH_SECONDS * sum(stream.rate for stream in self._at_work)
+
+    def _hire(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Have more streams join: one until the server has shown that it gives parts."""
+        ranges = self._origins.at(self._target.url).ranges
+        while ranges is not False and len(self._at_work) < (_MOST_STREAMS if ranges else 2):
+            slot = self._origins.slot(self._target.url)
+            if not slot.try_acquire():
+                break
+            body = self._piece() if self._at_work else None
+            if body is None:
+                slot.release()
+                break
+            tasks.start_soon(self._help, self._enlist(body), slot)
+
+    def _dismiss(self) -> None:
+        """Have stragglers leave the rest of their pieces to others."""
+        for stream in self._at_work:
+            others = [one.rate for one in self._at_work if one is not stream and one.seconds >= 1] + list(self._rates)
+            slow = others and stream.rate < _STRAGGLING * statistics.median(others)
+            if slow and stream.seconds >= _STRAGGLING_SECONDS * 0.9 and self._may_ask_again():
+                stream.scope.cancel()
+
+    def _may_ask_again(self) -> bool:
+        return self._target.validator is not None and self._origins.at(self._target.url).retry()
