@@ -177,11 +177,17 @@ class Shard:
         known = self.group.shard_size(self.position) is not None
         return None if known else self.group.guessed_size(self.position)
 
+    @property
+    def _expected(self) -> int | None:
+        """Its length as announced, or else as guessed, or as it follows from there being no other shard."""
+        alone = self.group.size if len(self.group.layout.paths) == 1 else None
+        return self.group.shard_size(self.position) or self.guess or alone
+
     def missing(self) -> Sequence[tuple[int, int | None]]:
         """Return the stretches to ask for: from where, and up to where if not to its end."""
         if self.ended:
             return ()
-        offset, size = self.group.offset(self.position), self.group.shard_size(self.position) or self.guess
+        offset, size = self.group.offset(self.position), self._expected
         if offset is None or size is None or (self.group.everything and not self.begun):
             return ((0, None),)
         if self.group.everything:

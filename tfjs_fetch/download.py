@@ -200,14 +200,14 @@ class Downloader:
         return True
 
     def _take_whole(self, target: Target, found: Representation, start: int) -> None:
-        """Take note that the whole comes although a part was asked for."""
+        """Take note that the whole comes although a part was asked for. Raises NoParts if others bring parts of it."""
         if target.version in (None, found.version):
-            size = found.version.size or 0
-            if target.validator is not None and target.conditional and start > size / 2:
+            much = start > (found.version.size or 0) / 2
+            if much and target.streams == 1 and target.validator is not None and target.conditional:
                 # Some servers know ranges, but not If-Range. Then what they say of the part has to do.
                 target.conditional = False
                 raise _AskOtherwise
-            target.divisible = self.requester.origins.at(target.url).ranges = False
+            self.requester.origins.at(target.url).ranges = False
         if target.streams > 1:
             raise NoParts
 

@@ -69,7 +69,7 @@ class Origin:
 
     def retry(self) -> bool:
         """Return whether one more retry is within the budget, and count it."""
-        within = self._retries < _FREE_RETRIES + self._requests / _REQUESTS_A_RETRY
+        within = self._retries + 1 <= _FREE_RETRIES + self._requests / _REQUESTS_A_RETRY
         self._retries += within
         return within
 

@@ -17,6 +17,8 @@ from tfjs_fetch.representation import Version
 from tfjs_fetch.sinks import NO_ROOM
 
 _SCRATCH_BYTES = 64 * 1024
+# Memory given away at a time: what is given away cannot be left to another stream any more.
+_BUFFER_BYTES = 2**20
 # Seconds between two reports of one shard.
 _REPORT_SECONDS = 0.1
 
@@ -99,7 +101,7 @@ class ShardBody:
             return NO_ROOM
         else:
             self._piece = piece
-            self._buffer = piece.room(self._at, edge)
+            self._buffer = piece.room(self._at, min(edge, self._at + _BUFFER_BYTES))
         return self._buffer
 
     def advance(self, count: int) -> None:

@@ -151,7 +151,10 @@ class _Crew:
 
     def _tail(self) -> ShardBody | None:
         """Take a piece from the one with the most before it."""
-        body = max((stream.body for stream in self._at_work), key=lambda one: self._stop(one.stop) - one.edge)
+        bodies = [stream.body for stream in self._at_work]
+        if not bodies:
+            return None
+        body = max(bodies, key=lambda one: self._stop(one.stop) - one.edge)
         stop = self._stop(body.stop)
         piece = min(max((stop - body.edge) // (2 * _MOST_STREAMS), _LEAST_PIECE), _MOST_PIECE)
         if stop - body.edge < 2 * piece:
