@@ -1,8 +1,12 @@
 """Random models under random faults: the model comes, or one error of ours; and what is told of it is never wrong."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,12 +18,14 @@ from mock_server import (
     Drip,
     Fault,
     HangUp,
+    IgnoreRange,
     Latency,
     MockServer,
     Reset,
     Status,
     TruncatedGzip,
     WrongLength,
+    WrongRange,
 )
 from tests.models import NO_TLS, Group, Model, assert_equal, cut, f32, model
 from tfjs_fetch import Client, Event, Finished, Planned, ProgressState, Retry, ShardProgress, TfjsFetchError
@@ -35,6 +41,9 @@ PASSING = st.one_of(
     st.builds(Latency, st.sampled_from([0.0, 0.01])),
     st.builds(Close, st.booleans()),
     st.builds(Drip, st.just(0.0), st.integers(0, 60)),
+    st.just(IgnoreRange()),
+    st.builds(WrongRange, st.integers(-20, 20).filter(bool)),
+    st.tuples(st.just(IgnoreRange()), st.builds(Cut, st.integers(0, 60))),
     st.just(()),
 )
 FINAL = st.one_of(
@@ -76,19 +85,29 @@ def schedules(draw: st.DrawFn, turns: st.SearchStrategy[Any]) -> list[list[Any]]
 
 
 async def loaded(
-    example: Model, framing: Any, gzip: Any, faults: list[list[Fault]], events: list[Event], *, streams: bool
+    example: Model,
+    hosting: Mapping[str, Any],
+    faults: list[list[Fault]],
+    events: list[Event],
+    *,
+    streams: bool,
+    weights: Sequence[str] | None = None,
+    swap: tuple[Model, int] | None = None,
 ) -> dict[str, Any]:
     async with (
-        MockServer(example.hosted(framing=framing, gzip=gzip)) as server,
+        MockServer(example.hosted(**hosting)) as server,
         Client(retry=PATIENT, ssl_context=NO_TLS) as client,
     ):
         for name, turns in zip(example.files, faults, strict=False):
             server.misbehave_in_turn(f"/m/{name}", *turns)
+        if swap is not None:
+            server.swap_after(swap[0].hosted(**(dict(hosting) | NEWER)), requests=swap[1])
+        url, more = f"{server.url}/m/model.json", dict[str, Any](weights=weights, progress=events.append)
         with anyio.fail_after(20):
             if not streams:
-                return dict(await client.fetch(f"{server.url}/m/model.json", progress=events.append))
-            async with client.stream(f"{server.url}/m/model.json", progress=events.append) as weights:
-                return {spec.name: array async for spec, array in weights}
+                return dict(await client.fetch(url, **more))
+            async with client.stream(url, **more) as stream:
+                return {spec.name: array async for spec, array in stream}
 
 
 def check_progress(events: list[Event], total: int) -> None:
@@ -109,21 +128,28 @@ def check_progress(events: list[Event], total: int) -> None:
 
 
 quickly = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-framings = st.sampled_from(["length", "chunked"])
-gzips = st.sampled_from(["never", "always"])
+# How the files are served: with a strong name for the version, a weak one, or none.
+NEWER: dict[str, Any] = {"last_modified": datetime(2024, 6, 1, tzinfo=UTC)}
+NAMES: list[dict[str, Any]] = [{}, {"etag": None}, {"etag": 'W/"1"'}, {"etag": None, "last_modified": None}]
+hostings = st.builds(
+    lambda framing, gzip, names: {"framing": framing, "gzip": gzip, **names},
+    st.sampled_from(["length", "chunked"]),
+    st.sampled_from(["never", "always"]),
+    st.sampled_from(NAMES),
+)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
 @quickly
-@given(models(), framings, gzips, schedules(PASSING))
+@given(models(), hostings, schedules(PASSING))
 def test_passing_faults_never_change_a_model(
-    backend: str, streams: bool, example: Model, framing: str, gzip: str, faults: list[list[Fault]]
+    backend: str, streams: bool, example: Model, hosting: Mapping[str, Any], faults: list[list[Fault]]
 ) -> None:
     events: list[Event] = []
 
     async def main() -> dict[str, Any]:
-        return await loaded(example, framing, gzip, faults, events, streams=streams)
+        return await loaded(example, hosting, faults, events, streams=streams)
 
     assert_equal(anyio.run(main, backend=backend), example.arrays)
     check_progress(events, sum(array.size for array in example.arrays.values()))
@@ -132,17 +158,73 @@ def test_passing_faults_never_change_a_model(
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
 @quickly
-@given(models(), framings, gzips, schedules(st.one_of(FINAL, PASSING)))
+@given(models(), hostings, schedules(PASSING), st.data())
+def test_passing_faults_never_change_chosen_weights(
+    backend: str,
+    streams: bool,
+    example: Model,
+    hosting: Mapping[str, Any],
+    faults: list[list[Fault]],
+    data: st.DataObject,
+) -> None:
+    wanted = data.draw(st.sets(st.sampled_from(sorted(example.arrays)), min_size=1))
+
+    async def main() -> dict[str, Any]:
+        return await loaded(example, hosting, faults, [], streams=streams, weights=sorted(wanted))
+
+    # Gaps are not brought along, however small.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfjs_fetch.assembly.GAP_BYTES", 0)
+        found = anyio.run(main, backend=backend)
+    assert_equal(found, {name: array for name, array in example.arrays.items() if name in wanted})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
+@quickly
+@given(models(), hostings, schedules(st.one_of(FINAL, PASSING)))
 def test_the_model_comes_or_one_error_of_ours(
-    backend: str, streams: bool, example: Model, framing: str, gzip: str, faults: list[list[Fault]]
+    backend: str, streams: bool, example: Model, hosting: Mapping[str, Any], faults: list[list[Fault]]
 ) -> None:
     events: list[Event] = []
 
     async def main() -> dict[str, Any]:
-        return await loaded(example, framing, gzip, faults, events, streams=streams)
+        return await loaded(example, hosting, faults, events, streams=streams)
 
     try:
         found = anyio.run(main, backend=backend)
     except TfjsFetchError:
         return
     assert_equal(found, example.arrays)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("streams", [False, True], ids=["fetch", "stream"])
+@quickly
+@given(models(), hostings, schedules(PASSING), st.integers(1, 8))
+def test_no_file_is_ever_a_mixture_of_two_versions(
+    backend: str, streams: bool, example: Model, hosting: Mapping[str, Any], faults: list[list[Fault]], requests: int
+) -> None:
+    newer = replace(example, shards={path: bytes(255 - byte for byte in data) for path, data in example.shards.items()})
+
+    async def main() -> dict[str, Any]:
+        return await loaded(example, hosting, faults, [], streams=streams, swap=(newer, requests))
+
+    try:
+        found = anyio.run(main, backend=backend)
+    except TfjsFetchError:
+        return
+    # Which files are whose cannot be known from the outside, but the bytes of one file are all of one version.
+    for entry in example.document["weightsManifest"]:
+        _check_unmixed(entry, example, found)
+
+
+def _check_unmixed(entry: Mapping[str, Any], example: Model, found: Mapping[str, Any]) -> None:
+    old = np.concatenate([example.arrays[spec["name"]] for spec in entry["weights"]] or [np.empty(0)])
+    new = np.concatenate([found[spec["name"]] for spec in entry["weights"]] or [np.empty(0)])
+    start = 0
+    for path in entry["paths"]:
+        size = len(example.shards[path])
+        old_part, new_part = old[start : start + size], new[start : start + size]
+        assert np.array_equal(new_part, old_part) or np.array_equal(new_part, 255 - old_part)
+        start += size

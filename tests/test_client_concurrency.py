@@ -6,8 +6,9 @@ from typing import Any
 import anyio
 import pytest
 
-from mock_server import Cut, Latency, MockServer
-from tests.models import QUICK, assert_equal, many
+from mock_server import Cut, Fault, HangUp, Latency, MockServer, Status
+from mock_server.answers import Answer
+from tests.models import QUICK, Model, assert_equal, many
 from tfjs_fetch import Client, Limits, Retry, fetch
 
 pytestmark = pytest.mark.anyio
@@ -137,3 +138,75 @@ async def test_ten_fetches_with_clients_of_their_own_run_side_by_side() -> None:
 async def until(server: MockServer, condition: Callable[[], bool]) -> None:
     with anyio.fail_after(2):
         await server.wait_until(condition)
+
+
+@pytest.mark.parametrize("connections", [8, 32])
+async def test_64_fetches_on_one_client_all_finish_and_none_waits_for_a_large_one(connections: int) -> None:
+    large, small = many(400), [many(4, first=100.0 * index) for index in range(63)]
+    files = large.hosted("/large/")
+    for index, example in enumerate(small):
+        files |= example.hosted(f"/{index}/")
+    done: list[str] = []
+    async with MockServer(files) as server, Client(limits=Limits(connections=connections)) as client:
+        server.misbehave(None, Latency(0.01))
+
+        async def one(name: str, example: Model) -> None:
+            assert_equal(await client.fetch(f"{server.url}/{name}/model.json"), example.arrays)
+            done.append(name)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(one, "large", large)
+                for index, example in enumerate(small):
+                    tasks.start_soon(one, str(index), example)
+
+        assert server.peak <= 8
+    # Loads take turns: a model of four files does not wait for one of 400.
+    assert len(done) == 64
+    assert done[-1] == "large"
+
+
+class TooMany(Fault):
+    """Answers 429 while more than `most` requests are being answered."""
+
+    def __init__(self, server: MockServer, most: int) -> None:
+        self._server, self._most = server, most
+        self.refused = 0
+
+    def on_answer(self, answer: Answer) -> Answer:
+        if sum(not request.finished for request in self._server.requests) <= self._most:
+            return answer
+        self.refused += 1
+        return Status(429).on_answer(answer)
+
+
+async def test_an_origin_that_has_too_much_to_do_is_asked_for_less() -> None:
+    example = many(60)
+    async with MockServer(example.hosted()) as server, Client(retry=Retry(delay=0.02)) as client:
+        too_many = TooMany(server, 2)
+        server.misbehave(None, Latency(0.02), too_many)
+        with anyio.fail_after(20):
+            bundle = await client.fetch(f"{server.url}/m/model.json")
+
+        assert_equal(bundle, example.arrays)
+        # Eight at a time all the time would have been refused about three times out of four.
+        assert 0 < too_many.refused < 40
+
+
+@pytest.mark.parametrize("per_origin", [1, 2, 3])
+@pytest.mark.parametrize("fault", [Cut(5), HangUp(), Status(503)])
+async def test_an_early_shard_of_unknown_length_is_tried_again_while_others_wait_for_it(
+    per_origin: int, fault: Fault
+) -> None:
+    example = many(6)
+    async with (
+        MockServer(example.hosted(framing="chunked")) as server,
+        Client(retry=QUICK, limits=Limits(per_origin=per_origin)) as client,
+    ):
+        # Model.json told no sizes: shards of 16 bytes are not what a converter makes.
+        server.misbehave("/m/s0", Latency(0.1), fault, times=3)
+        server.misbehave("/m/s1", fault, times=2)
+        with anyio.fail_after(10):
+            bundle = await client.fetch(f"{server.url}/m/model.json")
+
+    assert_equal(bundle, example.arrays)

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mock_server import File, MockServer, Redirect
+from mock_server import Cut, File, Latency, MockServer, Redirect, Status
 from tests.models import QUICK, Model, assert_equal, f32, floats, group, many, model, written
 from tfjs_fetch import (
     Client,
@@ -31,12 +31,14 @@ from tfjs_fetch import (
     Policy,
     RefusedError,
     ShardFinished,
+    StatusError,
     UnreachableError,
     decode,
     fetch,
     plan,
     requesting,
 )
+from tfjs_fetch.direct import is_on_asyncio
 
 pytestmark = pytest.mark.anyio
 
@@ -396,3 +398,35 @@ async def test_hosts_that_the_user_names_may_be_private() -> None:
         url, prefix = f"http://models.example:{port}/m/model.json", f"http://inner.example:{port}/m/"
         with anyio.fail_after(5):
             assert_equal(await client.fetch(url, shard_url=prefix), many(2).arrays)
+
+
+@pytest.mark.parametrize("lane", ["ours", "theirs"])
+async def test_each_shard_is_resolved_on_its_own_and_no_signature_is_shown(
+    lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    example, events = many(4), list[Event]()
+    async with MockServer(example.hosted("/cdn/")) as server:
+        server.files["/m/model.json"] = server.files["/cdn/model.json"]
+        for index in range(4):
+            server.files[f"/m/s{index}"] = Redirect(f"/cdn/s{index}?sig=SECRET{index}")
+        # Each link works only once, and the first one not even that.
+        server.misbehave_in_turn("/cdn/s0", Status(403), Cut(5), ())
+        server.misbehave_in_turn("/cdn/s1", Status(503), ())
+        server.misbehave("/cdn/s3", Latency(0.3), Status(404))
+        http = httpx.AsyncClient() if lane == "theirs" else None
+        async with Client(retry=QUICK, http=http) as client:
+            with pytest.raises(StatusError) as caught:
+                await client.fetch(f"{server.url}/m/model.json", progress=events.append)
+        if http is not None:
+            await http.aclose()
+
+        assert len(server.requests_to("/m/s0")) == 3
+        assert {request.target for request in server.requests if "/cdn/s" in request.path} == {
+            f"/cdn/s{index}?sig=SECRET{index}" for index in range(4)
+        }
+    # What httpx and httpcore write to their logs, where they are what sends, is not ours.
+    logged = [record.getMessage() for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert "SECRET" not in f"{caught.value} {caught.value!r} {events} {logged}"
+    if lane == "ours" and is_on_asyncio():
+        assert "SECRET" not in caplog.text

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from tfjs_fetch.config import Limits
-from tfjs_fetch.origins import Origins
+from tfjs_fetch.origins import Origin, Origins
 
 pytestmark = pytest.mark.anyio
 
@@ -86,3 +86,67 @@ async def test_a_slot_may_be_given_back_twice_and_taken_again() -> None:
             await slot.acquire()
             slot.release()
             slot.release()
+
+
+def test_an_overloaded_origin_gets_fewer_transfers_and_more_again_while_it_answers_well() -> None:
+    async def main() -> list[float]:
+        found, one = [], Origin(8)
+        for _ in range(4):
+            one.slow_down()
+            found.append(one.transfers.total_tokens)
+        for _ in range(1 + 2 + 3):
+            one.speed_up()
+            found.append(one.transfers.total_tokens)
+        for _ in range(100):
+            one.speed_up()
+        return [*found, one.transfers.total_tokens]
+
+    assert anyio.run(main) == [4, 2, 1, 1, 2, 2, 3, 3, 3, 4, 8]
+
+
+def test_retries_are_bounded_by_a_number_and_a_share_of_the_requests() -> None:
+    async def main() -> tuple[int, int]:
+        one = Origin(8)
+        free = sum(one.retry() for _ in range(100))
+        for _ in range(50):
+            one.count()
+        return free, sum(one.retry() for _ in range(100))
+
+    assert anyio.run(main) == (20, 5)
+
+
+async def test_a_slot_that_somebody_waits_for_is_not_to_be_had_at_once() -> None:
+    origins = Origins(Limits(per_origin=1))
+    first, second, third = (origins.slot("http://a/") for _ in range(3))
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second.acquire)
+        await anyio.sleep(0.05)
+        first.release()
+
+        assert not third.try_acquire()
+    second.release()
+    assert third.try_acquire()
+
+
+async def test_a_slot_that_is_not_to_be_had_takes_nothing() -> None:
+    origins = Origins(Limits(per_origin=2, connections=1))
+    first, second = origins.slot("http://a/"), origins.slot("http://b/")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+
+    assert origins.at("http://b/").transfers.borrowed_tokens == 0
+
+
+async def test_a_pause_may_grow_while_it_is_waited_for_but_not_shrink() -> None:
+    one = Origin(1)
+    one.pause(0.1)
+    began = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.ready)
+        await anyio.sleep(0.05)
+        one.pause(0.3)
+        one.pause(0.01)
+
+    assert 0.3 <= anyio.current_time() - began < 1

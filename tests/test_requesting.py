@@ -153,6 +153,63 @@ async def test_signatures_of_redirect_targets_are_in_no_error(reply: Reply | Seq
     assert "secret" not in f"{caught.value} {vars(caught.value)}"
 
 
+# Signed links
+
+
+SIGNED = ["https://cdn/w0?sig=SECRET1", "https://cdn/w0?sig=SECRET2"]
+
+
+def signing(*links: str) -> list[Reply]:
+    return [Reply(b"", 302, {"location": link}) for link in links]
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 100_000], ids=len)
+async def test_a_link_that_has_expired_is_asked_for_once_more(body: bytes) -> None:
+    transport = MemoryTransport({URL: signing(*SIGNED), SIGNED[0]: Reply(body, 403), SIGNED[1]: Reply(b"there")})
+
+    assert await brought(transport) == b"there"
+    assert transport.urls == [URL, SIGNED[0], URL, SIGNED[1]]
+
+
+async def test_a_link_that_is_forbidden_again_is_an_error_without_its_signature() -> None:
+    transport = MemoryTransport({URL: signing(*SIGNED), SIGNED[0]: Reply(b"", 403), SIGNED[1]: Reply(b"", 403)})
+
+    with pytest.raises(StatusError) as caught:
+        await brought(transport)
+
+    assert (caught.value.status, caught.value.url) == (403, "https://h/w0?…")
+    assert "SECRET" not in f"{caught.value} {caught.value!r}"
+
+
+async def test_what_is_forbidden_without_a_redirect_is_forbidden() -> None:
+    transport = MemoryTransport({URL: Reply(b"", 403)})
+
+    with pytest.raises(StatusError):
+        await brought(transport)
+
+    assert transport.urls == [URL]
+
+
+async def test_a_broken_body_goes_on_over_a_new_link() -> None:
+    etag = {"etag": '"1"'}
+    broken = Reply(b"012345", headers={"content-length": "10", **etag})
+    rest = Reply(b"6789", 206, {"content-range": "bytes 6-9/10", **etag})
+    transport = MemoryTransport({URL: signing(*SIGNED), SIGNED[0]: broken, SIGNED[1]: rest})
+
+    assert await brought(transport) == b"0123456789"
+    assert transport.asked[2].headers["range"] == "bytes=6-"
+
+
+async def test_a_link_that_expires_while_a_body_is_broken_costs_one_request_more() -> None:
+    etag = {"etag": '"1"'}
+    broken = Reply(b"012345", headers={"content-length": "10", **etag})
+    rest = Reply(b"6789", 206, {"content-range": "bytes 6-9/10", **etag})
+    links = signing(SIGNED[0], SIGNED[0], SIGNED[1])
+    transport = MemoryTransport({URL: links, SIGNED[0]: [broken, Reply(b"", 403)], SIGNED[1]: rest})
+
+    assert await brought(transport) == b"0123456789"
+
+
 # Private hosts
 
 NAMES = {
