@@ -202,6 +202,30 @@ def test_the_size_of_a_shard_is_open_where_the_document_does_not_tell() -> None:
     assert [shard.size for shard in shards] == [None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ranges"),
+    [
+        (["a"], [(0, 40_000)]),
+        (["b"], [(40_000, 440_000)]),
+        (["a", "c"], [(0, 40_000), (440_000, 480_000)]),
+        (["a", "b", "c"], [(0, 480_000)]),
+        (["c", "d"], [(440_000, 480_008)]),
+        (["c", "e"], [(440_000, 520_008)]),  # they are less than 64 KiB apart
+        (["a", "b", "c", "d", "e"], []),
+    ],
+)
+def test_ranges_are_those_of_chosen_weights_joined_where_they_are_near(
+    wanted: list[str], ranges: list[tuple[int, int]]
+) -> None:
+    sizes = {"a": 10_000, "b": 100_000, "c": 10_000, "d": 2, "e": 10_000}
+    specs = [spec(name, [count]) for name, count in sizes.items()]
+    document = json.dumps([{"paths": ["w"], "weights": specs}]).encode()
+    (shard,) = plan_shards(draw(parse(document), wanted, Policy()), [["http://h/w"]])
+
+    assert list(shard.ranges) == ranges
+    assert shard.asked_bytes == (sum(stop - start for start, stop in ranges) if ranges else 520_008)
+
+
 def test_a_plan_is_shown_without_the_queries_of_urls() -> None:
     blueprint = drawn(group(["a?sig=1"], spec("a", [2])))
     shards = plan_shards(blueprint, [["http://h/a?sig=1"]])

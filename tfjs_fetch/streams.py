@@ -24,7 +24,7 @@ _LARGE_BYTES = 64 * 2**20
 _TRIAL_SECONDS = 0.25
 _WORTH_SECONDS = 1.0
 _MOST_STREAMS = 8
-_LEAST_PIECE, _MOST_PIECE = 4 * 2**20, 16 * 2**20
+_LEAST_PIECE, _MOST_PIECE = 2 * 2**20, 16 * 2**20
 # A stream that reaches less than this share of the median of the others for so long is a straggler.
 _STRAGGLING = 0.25
 _STRAGGLING_SECONDS = 5.0

@@ -30,6 +30,19 @@ def test_sizes_are_listed_where_model_json_implies_them(run: Run, tmp_path: Path
     assert ran.err == "2 files: 2 weights, 4.2 MB stored, 4.2 MB decoded\n"
 
 
+def test_what_will_be_asked_for_of_chosen_weights_is_listed(run: Run, server: MockServer) -> None:
+    example = model(group({f"w{index}": floats(40_000) for index in range(4)}))
+    server.files.update(example.hosted())
+    url = f"{server.url}/m/model.json"
+
+    ran = run("plan", url, "--weights", "w1", "--weights", "w3")
+    as_json = run("plan", url, "--weights", "w1", "--weights", "w3", "--json").json
+
+    assert ran.rows == [["file", "bytes", "asked for"], ["w0", "640000", "320000"]]
+    assert as_json["asked_bytes"] == 320_000
+    assert as_json["shards"][0]["ranges"] == [[160_000, 320_000], [480_000, 640_000]]
+
+
 def test_a_plan_is_given_as_json(run: Run, folder: str) -> None:
     ran = run("plan", folder, "--json", "--weights", "step")
 

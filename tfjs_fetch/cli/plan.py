@@ -23,13 +23,19 @@ def plan(
 ) -> None:
     """List the weights files that `get` would fetch from SOURCE.
 
-    Only model.json is asked for. A file whose size is not known from there has none.
+    Only model.json is asked for. A file whose size is not known from there has none. Of chosen weights' files only the
+    bytes that hold them are asked for, if the server can give parts of files.
     """
     made = planned(source, weights, headers, shard_url, allow)
     if as_json:
         print_json({**made.as_json(), "weights": weights_json(made.weights)})
         return
-    print_table(("file", "bytes"), [(shard.path.split("?")[0], shard.size) for shard in made.shards])
+    columns: tuple[str, ...] = ("file", "bytes")
+    rows: list[tuple[str | int | None, ...]] = [(shard.path.split("?")[0], shard.size) for shard in made.shards]
+    if any(shard.ranges for shard in made.shards):
+        columns = (*columns, "asked for")
+        rows = [(*row, shard.asked_bytes) for row, shard in zip(rows, made.shards, strict=True)]
+    print_table(columns, rows)
     say(f"{counted(len(made.shards), 'file')}: {summary(made.weights)}")
 
 
