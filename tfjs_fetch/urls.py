@@ -8,6 +8,7 @@ along unless the shard has its own; the fragment never does. Percent-encoding st
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from urllib.request import url2pathname
@@ -81,6 +82,7 @@ def locate(source: str | os.PathLike[str]) -> Remote | Local:
             raise RefusedError(source, "only http, https and file URLs with a proper host are understood")
 
 
+@lru_cache(maxsize=256)
 def origin(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port of an http or https URL, the port spelled out."""
     parts = urlsplit(url)
