@@ -195,6 +195,28 @@ async def test_a_certificate_that_proves_nothing_is_refused_at_once(authority: t
 
 
 @asyncio_only
+async def test_cancelled_when_the_handshake_is_over_a_connection_is_closed_at_once(authority: trustme.CA) -> None:
+    class Cancelling(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            task.cancel()
+
+    context = trusting(authority)
+    context.sslobject_class = Cancelling
+    transport = DirectTransport(context)
+    async with MockServer(ssl_context=certified(authority, "127.0.0.1")) as server:
+        task = asyncio.create_task(transport.handle_async_request(httpx.Request("GET", server.url)))
+        with anyio.fail_after(5), pytest.raises(asyncio.CancelledError):
+            await task
+        # The next socket has the same number, which the loop must not take for the one that was closed.
+        (await dial("127.0.0.1", int(server.url.rpartition(":")[2]))).close()
+
+        with anyio.fail_after(5):
+            await server.wait_until(lambda: server.active == 0)
+    assert server.requests == ()
+
+
+@asyncio_only
 async def test_addresses_are_tried_in_turn_and_the_first_that_answers_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     reach = dialing._reach
 

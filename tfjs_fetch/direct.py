@@ -95,20 +95,18 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def _connect(self, request: httpx.Request, timeouts: Mapping[str, float | None]) -> Connection:
         host = request.url.raw_host.decode()
-        tls: dict[str, Any] = {}
-        if request.url.scheme == "https":
-            if self._ssl_context is None:
-                self._ssl_context = httpx.create_ssl_context()
-            tls = {"ssl": self._ssl_context, "server_hostname": request.extensions.get("sni_hostname", host)}
         try:
             with _timed("connect", timeouts, httpx.ConnectTimeout):
                 reached = await dial(host, _port(request.url))
                 try:
-                    loop = asyncio.get_running_loop()
-                    _, connection = await loop.create_connection(Connection, sock=reached, **tls)
+                    _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=reached)
                 except BaseException:
                     reached.close()
                     raise
+                if request.url.scheme == "https":
+                    if self._ssl_context is None:
+                        self._ssl_context = httpx.create_ssl_context()
+                    await connection.secure(self._ssl_context, request.extensions.get("sni_hostname", host))
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
         return connection

@@ -10,6 +10,7 @@ between two exchanges ends it: nothing that belongs to one answer can be taken f
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
@@ -326,6 +327,21 @@ class Connection(asyncio.BufferedProtocol):
     def socket(self) -> Any:
         """The socket, to look at."""
         return self._transport.get_extra_info("socket")
+
+    async def secure(self, context: ssl.SSLContext, name: str) -> None:
+        """Speak TLS from here on, with a server that must be called `name`; a failure ends the connection.
+
+        `create_connection` would do so at once, but if it is cancelled when the handshake is over, it says goodbye and
+        keeps the socket until that is answered.
+        """
+        try:
+            secured = await asyncio.get_running_loop().start_tls(self._transport, self, context, server_hostname=name)
+            if secured is None:
+                raise ConnectionResetError("the connection was lost in the TLS handshake")
+        except BaseException:
+            self.abort()
+            raise
+        self._transport = secured
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
