@@ -217,6 +217,23 @@ async def test_cancelled_when_the_handshake_is_over_a_connection_is_closed_at_on
 
 
 @asyncio_only
+async def test_closing_closes_the_connections_to_all_hosts_even_if_it_is_cancelled(transport: DirectTransport) -> None:
+    async with raw(PLAIN) as first, raw(PLAIN) as second:
+        for server in (first, second):
+            response = await transport.handle_async_request(httpx.Request("GET", server.url))
+            await response.aread()
+            await response.aclose()
+        closing = asyncio.create_task(transport.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+        await first.wait_until_closed()
+        await second.wait_until_closed()
+
+
+@asyncio_only
 async def test_addresses_are_tried_in_turn_and_the_first_that_answers_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     reach = dialing._reach
 

@@ -7,7 +7,7 @@ import asyncio
 import select
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -81,9 +81,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the kept connections; one in use is closed when its answer is."""
-        for pool in self._pools.values():
-            await pool.aclose()
+        closing = [connection for pool in self._pools.values() for connection in pool.close()]
         self._pools.clear()
+        # All are ended by now: asyncio may cancel this waiting, whoever shields it.
+        for connection in closing:
+            await connection.lost.wait()
 
     def _pool(self, url: httpx.URL) -> "_Pool":
         if url.scheme not in ("http", "https") or not url.host:
@@ -157,12 +159,12 @@ class _Pool:
             connection.abort()
         self.admission.release()
 
-    async def aclose(self) -> None:
+    def close(self) -> Sequence[Connection]:
+        """Keep no connection any more; return those that were kept, on their way out."""
         idle, self.idle, self.closed = self.idle, [], True
         for connection in idle:
             connection.abort()
-        for connection in idle:
-            await connection.lost.wait()
+        return idle
 
 
 def _port(url: httpx.URL) -> int:
