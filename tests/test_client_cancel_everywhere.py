@@ -180,6 +180,12 @@ def large() -> Model:
     return model(Group({"paths": ["q0"], "weights": [spec]}, {"q0": data}, {"q": f32(list(data))}))
 
 
+def scattered() -> Model:
+    """Return a model with chosen weights far from each other, which are asked for one by one."""
+    arrays = {"x": floats(20_000), "b": floats(5), "y": floats(20_000), "c": floats(4), "z": floats(20_000)}
+    return model(group(arrays))
+
+
 def text() -> Model:
     entry = {"paths": ["t0", "t1"], "weights": [{"name": "t", "shape": [1], "dtype": "string"}]}
     return model(Group(entry, {"t0": b"\5\0\0", "t1": b"\0hello"}, {"t": np.frombuffer(b"hello", np.uint8)}))
@@ -193,7 +199,7 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-SMALL, LARGE, TEXT = small(), large(), text()
+SMALL, LARGE, SCATTERED, TEXT = small(), large(), scattered(), text()
 HOSTED, FILES, ARRAYS = SMALL.hosted(), SMALL.files, SMALL.arrays
 MOVED = {**HOSTED, "/m/s1": Redirect("/elsewhere/s1"), "/elsewhere/s1": FILES["s1"]}
 LONG_REFUSAL = Instead(bytes(300_000), "text/plain", status=503)
@@ -215,6 +221,7 @@ CASES = {
     "text": Case(TEXT.hosted(), TEXT.arrays, read_text),
     "stream": Case(HOSTED, ARRAYS, stream_all, transfers=2),
     "choice": Case(HOSTED, {name: ARRAYS[name] for name in "bc"}, choose, transfers=2),
+    "ranges": Case(SCATTERED.hosted(), {name: SCATTERED.arrays[name] for name in "bc"}, choose, transfers=2),
     "zip": Case({"/m.zip": zipped(FILES)}, ARRAYS, path="/m.zip", archive=True),
 }
 on_every_case = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
