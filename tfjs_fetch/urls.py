@@ -82,7 +82,7 @@ def locate(source: str | os.PathLike[str]) -> Remote | Local:
             raise RefusedError(source, "only http, https and file URLs with a proper host are understood")
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8192)
 def origin(url: str) -> tuple[str, str, int]:
     """Return scheme, host and port of an http or https URL, the port spelled out."""
     parts = urlsplit(url)
