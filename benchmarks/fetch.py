@@ -1,74 +1,205 @@
-"""Throughput of a fetch against peers: the same 400 MB in 4 MiB shards from the same server, 8 transfers at a time.
+"""A fetch against its peers: one model from one nginx on loopback, into arrays in memory, 8 transfers at a time.
 
-`httpx` is its stock `aiter_raw`, each chunk copied to its place in memory allocated inside the clock, without any
-check: what a fetch through httpx can reach at best. `curl` (where it is installed) writes the shards to disk.
+Each run is a process of its own, and contenders take turns; every figure is a median, and a ratio the median of the
+ratios within each round. The clock is around the fetch alone, connections and allocation of memory included; the start
+of the process and imports are not, except for curl and aria2c, which write to disk and are timed as commands.
+`benchmarks.peers` tells what each peer does.
+
+CPU is that of the contender, user and system. Peak is the high-water mark of anonymous memory above what the process
+had before the fetch, exact by the kernel's own count, for Python and Node alike. Lag is that of a 1 ms ticker beside
+the fetch, in runs that are not timed otherwise. Over TLS everyone verifies the server against the same authority.
+
+Peers that are not installed are left out; --install-peers gets them.
 """
 
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-import anyio
-import httpx
-import numpy as np
+from benchmarks.contest import Contender, Cost, Run, contest, cost_ratio, costs, median_cost, printed
+from benchmarks.hosting import Synthetic
+from benchmarks.installing import has_package, install_peers, node_modules, program
+from benchmarks.nginx import Server, served
+from benchmarks.pairs import print_table, run
+from benchmarks.peers.commands import aria2c, curl
+from benchmarks.ticker import of_moments, percentile_99
 
-from benchmarks.hosting import Synthetic, hosted
-from benchmarks.pairs import median, paired, print_table, ratio, run
-from tfjs_fetch import fetch
-from tfjs_fetch.format.dtypes import Array
+# The 99th percentile of a ticker's lag, in seconds.
+LAG_TARGET = 0.020
+# Beyond the model itself a fetch takes at most 15 % and 40 MB of memory.
+MEMORY_TARGET_FACTOR = 1.15
+MEMORY_TARGET_BYTES = 40_000_000
 
-_MODEL = Synthetic("model", 100, 1_000_000)
-_TRANSFERS = 8
-_SECONDS = 60.0
+_OURS, _HTTPX, _AIOHTTP, _OBSTORE, _CURL, _ARIA2C, _TFJS = (
+    "tfjs_fetch",
+    "httpx",
+    "aiohttp",
+    "obstore",
+    "curl -Z, to disk",
+    "aria2c, to disk",
+    "TF.js in Node",
+)
+# 100 files of 4 MiB; weights cross their borders, as they do in real models.
+_SHARDS = Synthetic("shards", 64, 1_638_400)
+_FILE = Synthetic("file", 64, 1_638_400, shard_bytes=None)
+_SMALL = Synthetic("small", 2_000, 5_000, shard_bytes=20_000, groups=2_000)
+_SMALL_ONE_GROUP = Synthetic("group", 2_000, 5_000, shard_bytes=20_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Workload:
+    title: str
+    model: Synthetic
+    peers: Sequence[str]
+    tls: bool = False
+
+    def url(self, server: Server) -> str:
+        return f"{server.https if self.tls else server.http}/{self.model.name}/model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A cost of ours and of a peer's: theirs is at least `factor` times ours, or with `share` ours that part of it."""
+
+    workload: _Workload
+    peer: str
+    cost: Cost
+    factor: float
+    share: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    what: str
+    measured: str
+    target: str
+    met: bool
+
+
+_OVER_HTTP = _Workload("100 x 4 MiB", _SHARDS, (_HTTPX, _AIOHTTP, _OBSTORE, _CURL, _ARIA2C, _TFJS))
+_OVER_TLS = _Workload("100 x 4 MiB over TLS", _SHARDS, (_HTTPX, _AIOHTTP), tls=True)
+_IN_ONE_FILE = _Workload("400 MiB in one file", _FILE, (_HTTPX, _AIOHTTP, _OBSTORE, _CURL))
+_IN_SMALL_FILES = _Workload("2,000 x 20 KB, a group each", _SMALL, (_HTTPX, _AIOHTTP, _CURL))
+_IN_ONE_GROUP = _Workload("2,000 x 20 KB, one group", _SMALL_ONE_GROUP, (_HTTPX,))
+_SHORT_WORKLOADS = (_OVER_HTTP, _OVER_TLS, _IN_SMALL_FILES)
+_WORKLOADS = (_OVER_HTTP, _OVER_TLS, _IN_ONE_FILE, _IN_SMALL_FILES, _IN_ONE_GROUP)
+
+_TARGETS = (
+    _Target(_OVER_HTTP, _HTTPX, "wall", 4.0),
+    _Target(_OVER_HTTP, _AIOHTTP, "wall", 1.2),
+    _Target(_OVER_HTTP, _OBSTORE, "wall", 1.5),
+    _Target(_OVER_HTTP, _CURL, "wall", 1.0),
+    _Target(_OVER_HTTP, _TFJS, "wall", 5.0),
+    _Target(_OVER_HTTP, _TFJS, "peak", 0.45, share=True),
+    _Target(_OVER_TLS, _HTTPX, "wall", 2.5),
+    _Target(_OVER_TLS, _AIOHTTP, "wall", 1.0),
+    _Target(_OVER_TLS, _HTTPX, "cpu", 0.35, share=True),
+    _Target(_IN_SMALL_FILES, _HTTPX, "wall", 3.0),
+)
+_COSTS = {"wall": "speed", "cpu": "CPU time", "peak": "peak memory"}
 
 
 def main(full: bool) -> Iterator[str]:
-    """Print the table; there is no target yet."""
-    with hosted([_MODEL]) as origin, tempfile.TemporaryDirectory() as directory:
-        base = f"{origin}/{_MODEL.name}/"
-        contenders: dict[str, Callable[[], object]] = {
-            "tfjs_fetch": lambda: anyio.run(fetch, f"{base}model.json"),
-            "httpx": lambda: anyio.run(_with_httpx, base),
-        }
-        if curl := shutil.which("curl"):
-            contenders["curl to disk"] = lambda: _with_curl(curl, base, Path(directory))
-        rounds = paired(contenders, 15 if full else 5)
+    """Print the tables, give the missed targets."""
+    if program("nginx") is None:
+        print("nginx is not installed; --install-peers gets it", file=sys.stderr)
+        raise SystemExit(2)
+    missing = [name for name in _OVER_HTTP.peers if not _is_there(name)]
+    if missing:
+        print("not installed and left out:", ", ".join(missing))
+    workloads, rounds = (_WORKLOADS, 11) if full else (_SHORT_WORKLOADS, 5)
+    verdicts: list[_Verdict] = []
+    with served({workload.model.name: workload.model for workload in workloads}.values()) as server:
+        for workload in workloads:
+            names = [_OURS, *(name for name in workload.peers if name not in missing)]
+            contenders = {name: _contender(name, workload, server) for name in names}
+            runs = contest(contenders, server.digests[workload.model.name], rounds)
+            _print_runs(workload, runs)
+            verdicts += [_judge(target, runs) for target in _TARGETS if _applies(target, workload, runs)]
+            verdicts.append(_judge_memory(workload, runs))
+        for workload in workloads:
+            verdicts.append(_judge_lag(workload, server, rounds))
+    rows = [(verdict.what, verdict.measured, verdict.target, "" if verdict.met else "missed") for verdict in verdicts]
+    print_table("Against the targets", ("what", "measured", "target", ""), rows)
+    for verdict in verdicts:
+        if not verdict.met:
+            yield f"{verdict.what}: {verdict.measured}, not {verdict.target}"
+
+
+def _is_there(name: str) -> bool:
+    if name == _TFJS:
+        return program("node") is not None and node_modules() is not None
+    if name in (_CURL, _ARIA2C):
+        return program(name.split()[0].rstrip(",")) is not None
+    return has_package(name)
+
+
+def _contender(name: str, workload: _Workload, server: Server) -> Contender:
+    url = workload.url(server)
+    if name in (_CURL, _ARIA2C):
+        download = curl if name == _CURL else aria2c
+        base = url.removesuffix("model.json")
+        return partial(download, str(program(name.split()[0].rstrip(","))), base, workload.model.paths)
+    return partial(_measured, _command(name, url), _environment(server))
+
+
+def _command(name: str, url: str) -> Sequence[str]:
+    if name == _TFJS:
+        return [str(program("node")), "benchmarks/peers/tfjs.cjs", url]
+    module = "ours" if name == _OURS else name
+    return [sys.executable, "-m", f"benchmarks.peers.{module}", url]
+
+
+def _environment(server: Server) -> Mapping[str, str]:
+    return {"SSL_CERT_FILE": str(server.authority), "NODE_PATH": str(node_modules())}
+
+
+def _measured(command: Sequence[str], environment: Mapping[str, str], with_digest: bool) -> Run:
+    return Run(**printed([*command, "--digest"] if with_digest else command, environment))
+
+
+def _print_runs(workload: _Workload, runs: Mapping[str, Sequence[Run]]) -> None:
+    size, requests = workload.model.stored_bytes, len(workload.model.paths)
     rows = []
-    for name in contenders:
-        seconds = median(rounds, name)
-        rate = _MODEL.stored_bytes / seconds / 1e6
-        rows.append((name, f"{seconds:.2f}", f"{rate:,.0f}", f"{ratio(rounds, name, 'tfjs_fetch'):.2f}"))
-    print_table("400 MB in 4 MiB shards over loopback", ("by", "seconds", "MB/s", "time, of tfjs_fetch's"), rows)
-    yield from ()
+    for name in runs:
+        wall, cpu, peak = (median_cost(runs, name, cost) for cost in ("wall", "cpu", "peak"))
+        assert wall is not None
+        assert cpu is not None
+        shown = "" if peak is None else f"{peak / 1e6:,.0f}"
+        figures = (f"{wall:.3f}", f"{size / wall / 1e6:,.0f}", f"{requests / wall:,.0f}", f"{cpu / size * 1e9:.2f}")
+        rows.append((name, *figures, shown, f"{cost_ratio(runs, name, _OURS, 'wall'):.2f}"))
+    columns = ("by", "seconds", "MB/s", "requests/s", "CPU s/GB", "peak, MB", "time, of ours")
+    print_table(f"{workload.title}: {size / 1e6:,.0f} MB", columns, rows)
 
 
-async def _with_httpx(base: str) -> Array:
-    memory = np.empty(_MODEL.stored_bytes, np.uint8)
-    limiter = anyio.CapacityLimiter(_TRANSFERS)
-    limits = httpx.Limits(max_connections=_TRANSFERS, max_keepalive_connections=_TRANSFERS)
-    async with httpx.AsyncClient(limits=limits) as client, anyio.create_task_group() as tasks:
-        start = 0
-        for path, size in zip(_MODEL.paths, _MODEL.shards, strict=True):
-            tasks.start_soon(_receive, client, base + path, memory.data[start : start + size], limiter)
-            start += size
-    return memory
+def _applies(target: _Target, workload: _Workload, runs: Mapping[str, Sequence[Run]]) -> bool:
+    return target.workload == workload and target.peer in runs
 
 
-async def _receive(client: httpx.AsyncClient, url: str, memory: memoryview, limiter: anyio.CapacityLimiter) -> None:
-    async with limiter, client.stream("GET", url) as response:
-        start = 0
-        async for chunk in response.aiter_raw():
-            memory[start : start + len(chunk)] = chunk
-            start += len(chunk)
+def _judge(target: _Target, runs: Mapping[str, Sequence[Run]]) -> _Verdict:
+    over, under = (_OURS, target.peer) if target.share else (target.peer, _OURS)
+    found = cost_ratio(runs, over, under, target.cost)
+    met = found <= target.factor if target.share else found >= target.factor
+    what = f"{target.workload.title}: {_COSTS[target.cost]} against {target.peer}"
+    return _Verdict(what, f"{found:.2f} x", f"{'<=' if target.share else '>='} {target.factor} x", met)
 
 
-def _with_curl(curl: str, base: str, directory: Path) -> None:
-    files = [f'url = "{base}{path}"\noutput = "{directory / path}"' for path in _MODEL.paths]
-    command = [curl, "--no-progress-meter", "--parallel", "--parallel-max", str(_TRANSFERS), "--config", "-"]
-    subprocess.run(command, input="\n".join(files).encode(), check=True, capture_output=True, timeout=_SECONDS)
+def _judge_memory(workload: _Workload, runs: Mapping[str, Sequence[Run]]) -> _Verdict:
+    """The worst run counts, as a bound is a bound."""
+    peak = max(costs(runs, _OURS, "peak"))
+    most = MEMORY_TARGET_FACTOR * workload.model.decoded_bytes + MEMORY_TARGET_BYTES
+    return _Verdict(f"{workload.title}: peak memory", f"{peak / 1e6:.0f} MB", f"<= {most / 1e6:.0f} MB", peak <= most)
+
+
+def _judge_lag(workload: _Workload, server: Server, rounds: int) -> _Verdict:
+    """The stricter of the ticker's two views counts."""
+    command = [*_command(_OURS, workload.url(server)), "--lags"]
+    runs = [printed(command, _environment(server)) for _ in range(rounds)]
+    lag = max(percentile_99(runs, view) for view in (list, of_moments))
+    measured, target = (f"{seconds * 1000:.1f} ms" for seconds in (lag, LAG_TARGET))
+    return _Verdict(f"{workload.title}: lag, 99th percentile", measured, f"<= {target}", lag <= LAG_TARGET)
 
 
 if __name__ == "__main__":
-    run(__doc__, main)
+    run(__doc__, main, install_peers)

@@ -26,13 +26,17 @@ Content: TypeAlias = bytes | int  # a body, or the length of a synthetic one
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """A model of `weights` float32 weights of `values` values each, in files of `shard_bytes` or in one (None)."""
+    """A model of `weights` float32 weights of `values` values each, in files of `shard_bytes` or in one (None).
+
+    With more `groups` than one each has as many weights and files as the others.
+    """
 
     name: str
     weights: int
     values: int
     stored: Literal["float32", "float16", "uint16", "uint8"] = "float32"
     shard_bytes: int | None = 4 * 2**20
+    groups: int = 1
 
     @property
     def stored_bytes(self) -> int:
@@ -54,13 +58,23 @@ class Synthetic:
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of each file in model.json."""
-        return tuple(f"shard{number + 1}of{len(self.shards)}.bin" for number in range(len(self.shards)))
+        files = len(self.shards) // self.groups
+        places = (divmod(number, files) for number in range(len(self.shards)))
+        return tuple(f"group{group + 1}-shard{place + 1}of{files}.bin" for group, place in places)
 
     @property
     def document(self) -> bytes:
         """The model.json."""
         weights = [self._entry(number) for number in range(self.weights)]
-        return json.dumps([{"paths": self.paths, "weights": weights}]).encode()
+        files, entries = len(self.paths) // self.groups, self.weights // self.groups
+        groups = [
+            {
+                "paths": self.paths[number * files : (number + 1) * files],
+                "weights": weights[number * entries : (number + 1) * entries],
+            }
+            for number in range(self.groups)
+        ]
+        return json.dumps(groups).encode()
 
     @property
     def contents(self) -> Mapping[str, Content]:

@@ -1,9 +1,7 @@
 """The peak of anonymous memory above the idle process, while a model is fetched or streamed.
 
 Each figure comes from a process of its own that has imported everything, made a client and fetched a tiny model with
-it. Then the kernel's high-water mark of resident memory is reset (5 into /proc/self/clear_refs), the model is fetched,
-and the mark (VmHWM) is read. From both, the mark and the idle process, the pages of files are taken off (RssFile,
-RssShmem), which leaves the anonymous ones. The mark is exact however short the peak: nothing is sampled. Linux only.
+it; `benchmarks.resident` says how the peak from then on is found. Linux only.
 Some models are fetched several times, each bundle dropped before the next fetch: its memory must be gone by then.
 
 Of several runs the worst counts, as a bound is a bound.
@@ -11,15 +9,15 @@ Of several runs the worst counts, as a bound is a bound.
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import anyio
 
 from benchmarks.hosting import Synthetic, hosted
 from benchmarks.pairs import print_table, run
+from benchmarks.resident import Peak
 from tfjs_fetch import Client
 
 _MB = 1_000_000
@@ -88,16 +86,14 @@ async def _measure(url: str, case: _Case) -> tuple[int, float]:
     source = f"{url}/{case.model.name}/model.json"
     async with Client() as client:
         await client.fetch(f"{url}/{_TINY.name}/model.json")
-        idle = _status()
-        _forget_peak()
+        peak = Peak()
         started = time.perf_counter()
         for _ in range(case.times):
             # What comes back is dropped at the end of each turn.
             await (client.fetch(source) if case.action == "fetch" else _streamed(client, source))
         seconds = time.perf_counter() - started
-        after = _status()
-    files = after["RssFile"] + after["RssShmem"]
-    return after["VmHWM"] - files - idle["RssAnon"], seconds
+        above = peak.above()
+    return above, seconds
 
 
 async def _streamed(client: Client, source: str) -> int:
@@ -106,16 +102,6 @@ async def _streamed(client: Client, source: str) -> int:
         async for _, array in weights:
             values += array.size
     return values
-
-
-def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _status() -> Mapping[str, int]:
-    """Return the sizes in /proc/self/status, in bytes."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[-1] == "kB"}
 
 
 def _mb(size: float) -> str:

@@ -16,12 +16,21 @@ Rounds: TypeAlias = Mapping[str, Sequence[float]]
 _SPACE = "  "
 
 
-def run(description: str | None, measure: Callable[[bool], Iterable[str]]) -> None:
-    """Run `measure(full)`, which prints its table and gives the missed targets; with --check they exit with 1."""
+def run(
+    description: str | None, measure: Callable[[bool], Iterable[str]], install: Callable[[], object] | None = None
+) -> None:
+    """Run `measure(full)`, which prints its table and gives the missed targets; with --check they exit with 1.
+
+    Where there is an `install` it is run before that if --install-peers asks for it.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", choices=("short", "full"), default="short", help="full has more sizes and rounds")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    if install is not None:
+        parser.add_argument("--install-peers", action="store_true", help="install the peers that are missing")
     options = parser.parse_args()
+    if install is not None and options.install_peers:
+        install()
     misses = list(measure(options.depth == "full"))
     for miss in misses:
         print(f"missed: {miss}")
