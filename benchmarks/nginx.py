@@ -33,6 +33,7 @@ http {{
   uwsgi_temp_path {work}/uwsgi;
   scgi_temp_path {work}/scgi;
   default_type application/octet-stream;
+  ssl_protocols TLSv1.2 TLSv1.3;
   ssl_certificate {work}/certificate.pem;
   ssl_certificate_key {work}/certificate.pem;
   server {{
