@@ -108,7 +108,7 @@ def main(full: bool) -> Iterator[str]:
     missing = [name for name in _OVER_HTTP.peers if not _is_there(name)]
     if missing:
         print("not installed and left out:", ", ".join(missing))
-    workloads, rounds = (_WORKLOADS, 9) if full else (_SHORT_WORKLOADS, 5)
+    workloads, rounds = (_WORKLOADS, 9) if full else (_SHORT_WORKLOADS, 3)
     verdicts: list[_Verdict] = []
     with served({workload.model.name: workload.model for workload in workloads}.values()) as server:
         for workload in workloads:

@@ -1,5 +1,6 @@
 """What the benchmarks need beside Python and the package: where it is, and how it gets there."""
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -20,6 +21,7 @@ def install_peers() -> None:
     """Install what is missing: packages beside this Python, programs by apt-get, TensorFlow.js in a cache."""
     if packages := [name for name in _PACKAGES if not has_package(name)]:
         _run([sys.executable, "-m", "pip", "install", "--quiet", *packages])
+        importlib.invalidate_caches()
     if programs := [package for name, package in _PROGRAMS.items() if program(name) is None]:
         _run(["apt-get", "-qq", "update"])
         _run(["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *programs])
