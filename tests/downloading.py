@@ -19,7 +19,7 @@ from tfjs_fetch.events import Event
 from tfjs_fetch.origins import Origins
 from tfjs_fetch.representation import Version
 from tfjs_fetch.requesting import Requester
-from tfjs_fetch.transport import HttpTransport, http_client
+from tfjs_fetch.transport import http_client, transport_over
 from tfjs_fetch.urls import origin
 
 URL = "https://h/w0?sig=secret"
@@ -80,7 +80,7 @@ async def served(server: MockServer, retry: Retry = QUICK) -> AsyncIterator[tupl
     """Give a downloader that asks the server, and the events it tells of."""
     events: list[Event] = []
     async with http_client(None) as client:
-        requester = Requester(HttpTransport(client), Origins(Limits()), Policy(), origin(server.url))
+        requester = Requester(transport_over(client), Origins(Limits()), Policy(), origin(server.url))
         yield Downloader(requester, retry, notify=events.append), events
 
 

@@ -182,7 +182,7 @@ class TooMany(Fault):
 
 async def test_an_origin_that_has_too_much_to_do_is_asked_for_less() -> None:
     example = many(60)
-    async with MockServer(example.hosted()) as server, Client(retry=Retry(delay=0.02)) as client:
+    async with MockServer(example.hosted()) as server, Client(retry=Retry(10, delay=0.05)) as client:
         too_many = TooMany(server, 2)
         server.misbehave(None, Latency(0.02), too_many)
         with anyio.fail_after(20):

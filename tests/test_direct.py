@@ -17,8 +17,7 @@ from tests.raw import raw
 from tests.test_exchange import PLAIN
 from tfjs_fetch import Client, UnreachableError, dialing
 from tfjs_fetch.dialing import dial
-from tfjs_fetch.direct import ADMIT, DirectTransport, is_on_asyncio
-from tfjs_fetch.exchange import EXCHANGE
+from tfjs_fetch.direct import ADMIT, DirectTransport, Place, is_on_asyncio
 from tfjs_fetch.transport import OwnClient, http_client
 
 pytestmark = pytest.mark.anyio
@@ -87,16 +86,14 @@ async def test_a_kept_connection_is_looked_at_as_well(transport: DirectTransport
 
 @asyncio_only
 async def test_a_client_takes_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = list[str]()
-    handle = DirectTransport.handle_async_request
+    taken = list[bytes]()
+    ask = DirectTransport.ask
 
-    async def noted(self: DirectTransport, request: httpx.Request) -> httpx.Response:
-        taken.append(request.url.path)
-        response = await handle(self, request)
-        assert EXCHANGE in response.extensions
-        return response
+    async def noted(self: DirectTransport, place: Place, method: str, target: bytes, *more: Any, **others: Any) -> Any:
+        taken.append(target)
+        return await ask(self, place, method, target, *more, **others)
 
-    monkeypatch.setattr(DirectTransport, "handle_async_request", noted)
+    monkeypatch.setattr(DirectTransport, "ask", noted)
     async with MockServer(many(5).hosted()) as server, Client(ssl_context=NO_TLS) as client:
         assert_equal(await client.fetch(f"{server.url}/m/model.json"), many(5).arrays)
 

@@ -50,7 +50,7 @@ from tfjs_fetch.events import Retrying, Stalled
 from tfjs_fetch.origins import Origins
 from tfjs_fetch.representation import Version
 from tfjs_fetch.requesting import Requester
-from tfjs_fetch.transport import HttpTransport, http_client
+from tfjs_fetch.transport import http_client, transport_over
 from tfjs_fetch.urls import origin
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +130,7 @@ async def test_what_failed_is_tried_again_and_told() -> None:
     assert events == [
         Retrying("https://h/model.json", "https://h/w0?…", 2, 0.0, str(broken)),
         Retrying("https://h/model.json", "https://h/w0?…", 3, 0.0, str(StatusError(URL, 503))),
-        Retrying("https://h/model.json", "https://h/w0?…", 2, 0.0, str(TruncatedError(URL, 3, 9))),
+        Retrying("https://h/model.json", "https://h/w0?…", 4, 0.0, str(TruncatedError(URL, 3, 9))),
     ]
 
 
@@ -538,7 +538,7 @@ async def test_headers_do_not_cross_origins_over_http() -> None:
     async with MockServer({"/w": b"0123"}) as other, MockServer({"/w": Redirect(f"{other.url}/w")}) as server:
         async with http_client(None) as client:
             headers = {"X-Api-Key": "secret", "Authorization": "Bearer secret", "Cookie": "a=secret"}
-            requester = Requester(HttpTransport(client), Origins(Limits()), Policy(), origin(server.url), headers)
+            requester = Requester(transport_over(client), Origins(Limits()), Policy(), origin(server.url), headers)
             downloader = Downloader(requester, QUICK)
             await downloader.download(Target(f"{server.url}/w"), Recording())
 

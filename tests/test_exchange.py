@@ -190,7 +190,7 @@ async def test_an_answer_before_the_request_is_none() -> None:
 
         exchange = Exchange(connection, lambda connection, reusable: None, None)
         with pytest.raises(Unanswered):
-            await exchange.ask(httpx.Request("GET", server.url), b"")
+            await exchange.ask("GET", b"/", [(b"host", b"h")])
 
 
 async def test_a_kept_connection_that_was_closed_meanwhile_costs_no_error(transport: DirectTransport) -> None:

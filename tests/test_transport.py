@@ -23,6 +23,7 @@ from mock_server import Cut, Drip, File, HangUp, HeaderFlood, Latency, MockServe
 from tests.memory_transport import Asked
 from tests.models import NO_TLS
 from tfjs_fetch.bodies import Surplus
+from tfjs_fetch.direct import DirectTransport
 from tfjs_fetch.errors import (
     RefusedError,
     StalledError,
@@ -32,7 +33,7 @@ from tfjs_fetch.errors import (
     UnreachableError,
 )
 from tfjs_fetch.sinks import NO_ROOM, Sink
-from tfjs_fetch.transport import HttpTransport, http_client, translate
+from tfjs_fetch.transport import HttpTransport, OwnClient, http_client, translate, transport_over
 
 pytestmark = pytest.mark.anyio
 
@@ -73,10 +74,13 @@ class Gated(Collecting):
         self._open = True
 
 
-@pytest.fixture(params=["fast lane", "httpx's own way", "httpx.AsyncClient", "httpx2.AsyncClient"])
+KINDS = ["fast lane", "fast lane for httpx", "httpx's own way", "httpx.AsyncClient", "httpx2.AsyncClient"]
+
+
+@pytest.fixture(params=KINDS)
 async def client(request: pytest.FixtureRequest, anyio_backend_name: str) -> AsyncIterator[Any]:
     """Give every kind of client: what is promised of the seam must hold for each."""
-    if request.param == "fast lane" and anyio_backend_name == "trio":
+    if request.param.startswith("fast lane") and anyio_backend_name == "trio":
         pytest.skip("the fast lane is for asyncio")
     async with _made(request.param) as client:
         yield client
@@ -88,14 +92,29 @@ def _made(kind: str) -> Any:
             return httpx.AsyncClient(timeout=None, verify=NO_TLS)
         case "httpx2.AsyncClient":
             return httpx2.AsyncClient(timeout=None, verify=NO_TLS)
+        case "fast lane for httpx":
+            return OwnClient(SomeTransport(DirectTransport(NO_TLS)))
         case _:
             return http_client(None, direct=kind == "fast lane")
+
+
+class SomeTransport(httpx.AsyncBaseTransport):
+    """A transport of which no more is known than that it is one."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 async def get(client: Any, url: str, sink: Sink | None = None, headers: Any = (), *, personal: bool = True) -> int:
     """Bring the body at `url` into `sink` and return the status."""
     with anyio.fail_after(5):
-        async with HttpTransport(client).request("GET", url, dict(headers), personal=personal) as answer:
+        async with transport_over(client).request("GET", url, dict(headers), personal=personal) as answer:
             if sink is not None:
                 await answer.receive(sink)
             return answer.status
@@ -585,6 +604,49 @@ def test_python_in_development_mode_has_nothing_to_say(backend: str) -> None:
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+ADDRESSES = [
+    "/a",
+    "/",
+    "",
+    "?q",
+    "/a?x=1&y=%2F&z=",
+    "/a%20b%2fc",
+    "/%zz",
+    "/a b",
+    "/\u00e4/\u4e2d",
+    "/a/../b/./c",
+    "/.hidden",
+    "/a//b",
+    "/a;b=c,d@e:f!g$h(i)*+'",
+    "/a?b?c/d",
+    "/[a]|{b}",
+    "/a?redirect=http://h/x",
+]
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "user:word@localhost"])
+async def test_past_httpx_a_url_is_asked_for_as_through_it(path: str, host: str, anyio_backend_name: str) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("the fast lane is for asyncio")
+    async with MockServer(elsewhere=lambda path: b"") as server, http_client(NO_TLS, direct=True) as client:
+        url = server.url.replace("127.0.0.1", host) + path
+        for transport in (transport_over(client), HttpTransport(client)):
+            async with transport.request("GET", url, {"X-Mine": "1"}, personal=True) as answer:
+                assert answer.status == 200
+        past, through = server.requests
+
+    assert (past.target, dict(past.headers)) == (through.target, dict(through.headers))
+
+
+async def test_a_header_of_the_users_own_goes_before_ours(client: Any) -> None:
+    async with MockServer({"/w": b"0"}) as server:
+        await get(client, f"{server.url}/w", headers={"User-Agent": "me", "ACCEPT": "all"}.items())
+
+        assert server.requests[0].headers["user-agent"] == "me"
+        assert server.requests[0].headers["accept"] == "all"
 
 
 def test_what_is_asked_of_a_transport_is_all_it_needs() -> None:

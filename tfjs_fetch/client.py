@@ -31,7 +31,7 @@ from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.requesting import Requester
-from tfjs_fetch.transport import HttpClient, HttpTransport, http_client
+from tfjs_fetch.transport import HttpClient, Transport, http_client, transport_over
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -251,9 +251,9 @@ class Client:
             await downloader.requester.check_leap(url, foreign)
         return urls
 
-    async def _transport(self, url: str) -> HttpTransport:
+    async def _transport(self, url: str) -> Transport:
         if self._http is not None:
-            return HttpTransport(self._http)
+            return transport_over(self._http)
         async with self._making:
             if self._own is None:
                 # Reading the certificates takes 20 ms, and the first time imports 60 more.
@@ -265,7 +265,7 @@ class Client:
                     raise UnreachableError(url, reason, final=True) from error
                 self._check()  # it may have been closed meanwhile
                 self._own = own
-        return HttpTransport(self._own)
+        return transport_over(self._own)
 
 
 async def fetch(

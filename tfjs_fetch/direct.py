@@ -7,21 +7,22 @@ import asyncio
 import select
 import ssl
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import anyio
 import httpx
 
 from tfjs_fetch.dialing import dial
-from tfjs_fetch.exchange import Connection, Exchange, Unanswered
+from tfjs_fetch.exchange import EXCHANGE, Connection, Exchange, Head, RawHeaders, Unanswered
 
 # An extension of requests: a function that is given the peer's IP address before anything is sent there, and may raise.
 ADMIT = "tfjs_fetch.admit"
 
-_Origin: TypeAlias = tuple[bytes, bytes, int]
+# Seconds, by httpx's names: "connect", "read", "pool".
+Timeouts: TypeAlias = Mapping[str, float | None]
 
 
 def is_on_asyncio() -> bool:
@@ -44,36 +45,67 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._per_origin = per_origin
         self._keepalive = keepalive
-        self._pools: dict[_Origin, _Pool] = {}
+        self._pools: dict[Place, _Pool] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return the answer, its body unread; `extensions[EXCHANGE]` brings that into a sink.
 
-        A request is sent once more where the server has closed a kept connection in the meantime.
-
         Raises httpx's exceptions, and what the function behind ADMIT raises.
         """
-        timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
-        content = await request.aread()
-        pool = self._pool(request.url)
+        url = request.url
+        if url.scheme not in ("http", "https") or not url.host:
+            raise httpx.UnsupportedProtocol(f"{url.scheme} is not http or https, or there is no host")
+        secure = url.scheme == "https"
+        port = url.port or (443 if secure else 80)
+        place = Place(secure, url.raw_host.decode(), port, request.extensions.get("sni_hostname"))
+        head, exchange = await self.ask(
+            place,
+            request.method,
+            url.raw_path,
+            request.headers.raw,
+            content=await request.aread(),
+            timeouts=request.extensions.get("timeout", {}),
+            admit=request.extensions.get(ADMIT),
+        )
+        extensions = {"http_version": b"HTTP/" + head.http_version, "reason_phrase": head.reason, EXCHANGE: exchange}
+        items = head.headers.raw_items()
+        return httpx.Response(head.status_code, headers=items, stream=exchange, extensions=extensions)
+
+    async def ask(
+        self,
+        place: "Place",
+        method: str,
+        target: bytes,
+        headers: RawHeaders,
+        *,
+        content: bytes = b"",
+        timeouts: Timeouts,
+        admit: Callable[[str], None] | None = None,
+    ) -> tuple[Head, Exchange]:
+        """Send a request and return the head of the answer and the exchange, which is to be closed.
+
+        A request is sent once more where the server has closed a kept connection in the meantime.
+        """
+        pool = self._pools.get(place)
+        if pool is None:
+            pool = self._pools[place] = _Pool(anyio.Semaphore(self._per_origin) if self._per_origin else _Always())
         with _timed("pool", timeouts, httpx.PoolTimeout):
             await pool.admission.acquire()
         try:
             while True:
                 kept = pool.kept(self._keepalive)
-                exchange = Exchange(
-                    kept or await self._connect(request, timeouts), pool.give_back, timeouts.get("read")
-                )
+                connection = kept or await self._connect(place, timeouts)
+                exchange = Exchange(connection, pool.give_back, timeouts.get("read"))
                 try:
-                    if ADMIT in request.extensions:
-                        request.extensions[ADMIT](exchange.connection.peer[0])
-                    return await exchange.ask(request, content)
+                    if admit is not None:
+                        admit(connection.peer[0])
+                    return await exchange.ask(method, target, headers, content), exchange
                 except Unanswered as error:
-                    exchange.connection.abort()
-                    if kept is None or request.method not in ("GET", "HEAD"):
+                    connection.abort()
+                    if kept is None or method not in ("GET", "HEAD"):
                         raise httpx.RemoteProtocolError("Server disconnected without sending a response.") from error
                 except BaseException:
-                    exchange.connection.abort()
+                    connection.abort()
                     raise
         except BaseException:
             pool.admission.release()
@@ -87,31 +119,31 @@ class DirectTransport(httpx.AsyncBaseTransport):
         for connection in closing:
             await connection.lost.wait()
 
-    def _pool(self, url: httpx.URL) -> "_Pool":
-        if url.scheme not in ("http", "https") or not url.host:
-            raise httpx.UnsupportedProtocol(f"{url.scheme} is not http or https, or there is no host")
-        origin = (url.raw_scheme, url.raw_host, _port(url))
-        if origin not in self._pools:
-            self._pools[origin] = _Pool(anyio.Semaphore(self._per_origin) if self._per_origin else _Always())
-        return self._pools[origin]
-
-    async def _connect(self, request: httpx.Request, timeouts: Mapping[str, float | None]) -> Connection:
-        host = request.url.raw_host.decode()
+    async def _connect(self, place: "Place", timeouts: Timeouts) -> Connection:
         try:
             with _timed("connect", timeouts, httpx.ConnectTimeout):
-                reached = await dial(host, _port(request.url))
+                reached = await dial(place.host, place.port)
                 try:
                     _, connection = await asyncio.get_running_loop().create_connection(Connection, sock=reached)
                 except BaseException:
                     reached.close()
                     raise
-                if request.url.scheme == "https":
+                if place.secure:
                     if self._ssl_context is None:
                         self._ssl_context = httpx.create_ssl_context()
-                    await connection.secure(self._ssl_context, request.extensions.get("sni_hostname", host))
+                    await connection.secure(self._ssl_context, place.name or place.host)
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
         return connection
+
+
+class Place(NamedTuple):
+    """Where to connect to; the name that the server's certificate must have, if that is not `host`."""
+
+    secure: bool
+    host: str
+    port: int
+    name: str | None = None
 
 
 class _Admission(Protocol):
@@ -167,10 +199,6 @@ class _Pool:
         return idle
 
 
-def _port(url: httpx.URL) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)
-
-
 def _is_readable(connected: Any) -> bool:
     """Whether something waits to be read, if only the end."""
     if sys.platform == "win32":
@@ -181,7 +209,7 @@ def _is_readable(connected: Any) -> bool:
 
 
 @contextmanager
-def _timed(what: str, timeouts: Mapping[str, float | None], error: type[httpx.TimeoutException]) -> Iterator[None]:
+def _timed(what: str, timeouts: Timeouts, error: type[httpx.TimeoutException]) -> Iterator[None]:
     """Raise `error` if this takes longer than `timeouts` allows for `what`."""
     seconds = timeouts.get(what)
     if seconds is None:

@@ -118,7 +118,7 @@ class Downloader:
                 url = redact(target.url)
                 if isinstance(error, StalledError):
                     self.notify(Stalled(self.source, url, target.index, error.seconds))
-                if body.progress - progress >= _real_progress(target.version):
+                if body.progress - progress >= _real_progress(target.version, self.retry):
                     attempt, progress = 1, body.progress
                 pause = pause_after(attempt, error, self.retry)
                 if pause is None or not self.requester.origins.at(target.url).retry():
@@ -256,9 +256,11 @@ def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | No
     return max(asked, pause) if asked <= _MAX_RETRY_AFTER else None
 
 
-def _real_progress(version: Version | None) -> float:
+def _real_progress(version: Version | None, retry: Retry) -> float:
     size = None if version is None else version.size
-    return _REAL_PROGRESS_BYTES if size is None else max(1.0, min(_REAL_PROGRESS_BYTES, size * _REAL_PROGRESS))
+    share = math.inf if size is None else size * _REAL_PROGRESS
+    # Less than what saves a transfer from being called stalled is no progress, however small the file.
+    return max(retry.stall_bytes, min(_REAL_PROGRESS_BYTES, share))
 
 
 def _continues(found: Representation, start: int, target: Target) -> bool:

@@ -11,10 +11,9 @@ between two exchanges ends it: nothing that belongs to one answer can be taken f
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from contextvars import Context, copy_context
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import anyio.lowlevel
 import h11
@@ -26,6 +25,10 @@ except ImportError:  # httpx and anyio are giving it up
     sniffio = None  # type: ignore[assignment]  # it is asked for below
 
 from tfjs_fetch.sinks import NO_ROOM, Sink
+
+# The head of an answer, and the headers of a request, in bytes.
+Head: TypeAlias = h11.Response
+RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 # An extension of answers: the exchange itself, whose `receive` brings the body into a sink.
 EXCHANGE = "tfjs_fetch.exchange"
@@ -74,24 +77,27 @@ class Exchange(httpx.AsyncByteStream):
         self._progress = 0.0  # when something came last
         connection.exchange = self
 
-    async def ask(self, request: httpx.Request, content: bytes) -> httpx.Response:
-        """Send the request and return the answer, its body unread."""
+    async def ask(self, method: str, target: bytes, headers: RawHeaders, content: bytes = b"") -> Head:
+        """Send a request and return the head of the answer."""
         if not self.connection.is_open:
             raise Unanswered
-        with _as_httpx():
-            self.connection.write(self._encoded(request, content))
+        try:
+            self.connection.write(self._encoded(method, target, headers, content))
             head = await self._answer()
+        except h11.ProtocolError as error:
+            raise _as_httpx(error) from error
         trailing = self._h11.trailing_data[0]
         raw = bytes(self._head[: len(self._head) - len(trailing)])
         self._head.clear()
         self._answered, self._reusable = True, _is_plain(head, raw)
-        self._length = _body_length(head, request.method)
+        self._length = _body_length(head, method)
         if self._length is not None:
             self._left = self._length
             self._complete = not self._left
             self._keep(trailing)
-        extensions = {"http_version": b"HTTP/" + head.http_version, "reason_phrase": head.reason, EXCHANGE: self}
-        return httpx.Response(head.status_code, headers=head.headers.raw_items(), stream=self, extensions=extensions)
+        else:
+            self.connection.read(on=False)
+        return head
 
     async def receive(self, sink: Sink) -> None:
         """Bring the body into `sink`; what that raises comes out unchanged.
@@ -113,6 +119,14 @@ class Exchange(httpx.AsyncByteStream):
                 yield chunk.take()
             if complete:
                 return
+
+    def finish(self) -> bool:
+        """Give the connection back if the body was received whole and it can be used again; return False if not."""
+        if self._closed or not (self._complete and self._reusable and self.connection.is_open):
+            return self._closed
+        self._closed, self.connection.exchange = True, None
+        self._give_back(self.connection, True)
+        return True
 
     async def aclose(self) -> None:
         """Give the connection back if the body was received to its end; else end it."""
@@ -140,9 +154,8 @@ class Exchange(httpx.AsyncByteStream):
         self._ended, self._reason = True, error
         self._wake()
 
-    def _encoded(self, request: httpx.Request, content: bytes) -> bytes:
-        head = h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
-        parts = [self._h11.send(head)]
+    def _encoded(self, method: str, target: bytes, headers: RawHeaders, content: bytes) -> bytes:
+        parts = [self._h11.send(h11.Request(method=method, target=target, headers=headers))]
         if content:
             parts.append(self._h11.send(h11.Data(data=content)))
         parts.append(self._h11.send(h11.EndOfMessage()))
@@ -244,14 +257,17 @@ class Exchange(httpx.AsyncByteStream):
         data = self.connection.scratch[:count]
         if not self._answered:
             self._head += data
+        else:
+            self.connection.read(on=False)
         self._h11.receive_data(bytes(data))
-        self.connection.read(on=False)
         self._wake()
 
     async def _read_framed(self) -> None:
         """Let h11 read some of the body."""
-        with _as_httpx():
+        try:
             event = self._h11.next_event()
+        except h11.ProtocolError as error:
+            raise _as_httpx(error) from error
         if isinstance(event, h11.Data):
             self._rest = memoryview(bytes(event.data))
         elif event is h11.NEED_DATA:
@@ -430,12 +446,7 @@ def _is_plain(head: h11.Response, raw: bytes) -> bool:
     return not closes and len(_FRAMING.findall(raw)) <= 1 and _ODD.search(raw) is None
 
 
-@contextmanager
-def _as_httpx() -> Iterator[None]:
-    """Raise h11's errors as httpx's."""
-    try:
-        yield
-    except h11.LocalProtocolError as error:
-        raise httpx.LocalProtocolError(str(error)) from error
-    except h11.RemoteProtocolError as error:
-        raise httpx.RemoteProtocolError(str(error)) from error
+def _as_httpx(error: h11.ProtocolError) -> httpx.ProtocolError:
+    """Return httpx's error for one of h11."""
+    kind = httpx.LocalProtocolError if isinstance(error, h11.LocalProtocolError) else httpx.RemoteProtocolError
+    return kind(str(error))

@@ -27,15 +27,18 @@ class Signal:
     """Wakes everyone who waits."""
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._event: anyio.Event | None = None  # while somebody waits
 
     def send(self) -> None:
         """Wake all that wait now."""
-        event, self._event = self._event, anyio.Event()
-        event.set()
+        if self._event is not None:
+            self._event.set()
+            self._event = None
 
     async def wait(self) -> None:
         """Return at the next `send`."""
+        if self._event is None:
+            self._event = anyio.Event()
         await self._event.wait()
 
 
@@ -88,7 +91,7 @@ class Piece:
         self.empty = tuple(weight for weight in layout.weights if weight.start == weight.stop)
         self._layout = layout
         self._touched: set[int] = set()
-        self._touching = anyio.Lock()
+        self._touching: anyio.Lock | None = None
         self._memory: memoryview | None = None
         self._decoder: GroupDecoder | None = None
 
@@ -117,6 +120,7 @@ class Piece:
     async def touch(self, position: int) -> None:
         """Make room at `position`. Nothing lies there yet: no memory is handed out before it was touched."""
         block = (position - self.start) // _BLOCK_BYTES
+        self._touching = self._touching or anyio.Lock()
         async with self._touching:
             if block not in self._touched and not self.released:
                 memory = self.memory[block * _BLOCK_BYTES : (block + 1) * _BLOCK_BYTES]

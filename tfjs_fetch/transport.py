@@ -5,6 +5,7 @@ caller's; everything else in the package knows neither the client's types nor it
 """
 
 import os
+import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -17,9 +18,9 @@ from urllib.request import getproxies
 import anyio
 import httpx
 
-from tfjs_fetch.direct import ADMIT, DirectTransport
+from tfjs_fetch.direct import ADMIT, DirectTransport, Place
 from tfjs_fetch.errors import RefusedError, StalledError, StatusError, TransportError, TruncatedError, UnreachableError
-from tfjs_fetch.exchange import EXCHANGE
+from tfjs_fetch.exchange import EXCHANGE, Exchange, Head
 from tfjs_fetch.sinks import Sink
 
 # Seconds to reach a server. Stalls after that are watched by the download.
@@ -31,6 +32,10 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, kee
 _IMPERSONAL = frozenset(
     ("host", "accept", "accept-encoding", "connection", "user-agent", "range", "if-range", "if-match", "if-none-match")
 )
+# A URL in which there is nothing to be decoded, encoded or resolved, nor a name or a password.
+_PATH = r"(?:[A-Za-z0-9._~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
+_PLAIN_URL = re.compile(rf"(https?)://([a-z0-9][a-z0-9.-]*)(?::([0-9]{{1,5}}))?(/{_PATH}(?:\?{_PATH})?)")
+_HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 # How often an abandoned stream is asked to end itself: 64 KiB may have been read ahead, in chunks of six bytes.
 _FAREWELLS = 11_000
 
@@ -48,7 +53,7 @@ class Answer(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, by any spelling of their name."""
+        """The headers by their names in lower case; those that are repeated as one, with commas."""
 
     async def receive(self, sink: Sink) -> None:
         """Bring the body, as it is on the wire, into `sink`; what `sink` raises comes out unchanged.
@@ -90,13 +95,12 @@ class OwnClient:
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
-        self._headers = _headers()
+        self.transport = transport
 
     def build_request(self, method: str, url: Any, *, headers: Any = None) -> httpx.Request:
         """Return the request, with the headers and timeouts that all have."""
         extensions = {"timeout": {"connect": _CONNECT_SECONDS, "read": None, "write": None, "pool": None}}
-        return httpx.Request(method, url, headers={**self._headers, **(headers or {})}, extensions=extensions)
+        return httpx.Request(method, url, headers=_completed(headers or {}), extensions=extensions)
 
     async def send(
         self, request: httpx.Request, *, stream: bool = True, auth: Any = ..., follow_redirects: Any = False
@@ -105,11 +109,11 @@ class OwnClient:
         user = request.url.username, request.url.password
         if auth is not None and any(user):
             request = next(httpx.BasicAuth(*user).auth_flow(request))
-        return await self._transport.handle_async_request(request)
+        return await self.transport.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._transport.aclose()
+        await self.transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,7 +138,7 @@ def _proxied_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
     client = httpx.AsyncClient(
         limits=_LIMITS,
         timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        headers=_headers(),
+        headers=_HEADERS,
         verify=True if ssl_context is None else ssl_context,
         follow_redirects=False,
     )
@@ -142,8 +146,86 @@ def _proxied_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
     return client
 
 
-def _headers() -> Mapping[str, str]:
-    return {"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"}
+_HEADERS = {"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"}
+
+
+def _completed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` with those that all requests have."""
+    given = {name.lower() for name in headers}
+    return {name: value for name, value in _HEADERS.items() if name not in given} | dict(headers)
+
+
+def transport_over(client: HttpClient) -> Transport:
+    """Return the way that requests take through `client`, which stays the caller's to close."""
+    if isinstance(client, OwnClient) and isinstance(client.transport, DirectTransport):
+        return _DirectWay(client, client.transport)
+    return HttpTransport(client)
+
+
+class _DirectWay:
+    """Sends over the fast lane, and past httpx where there is nothing in a URL that httpx would have to read."""
+
+    def __init__(self, client: OwnClient, direct: DirectTransport) -> None:
+        self._direct, self._other = direct, HttpTransport(client)
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send a request and give its answer."""
+        plain = _PLAIN_URL.fullmatch(url)
+        if plain is None or "/." in url:
+            return self._other.request(method, url, headers, personal=personal, admit=admit)
+        return self._ask(plain, method, _completed(headers), personal, admit)
+
+    @asynccontextmanager
+    async def _ask(
+        self, url: re.Match[str], method: str, headers: Mapping[str, str], personal: bool, admit: Admit | None
+    ) -> AsyncIterator[Answer]:
+        scheme, host, port, target = url.groups()
+        secure = scheme == "https"
+        place = Place(secure, host, int(port or 0) or (443 if secure else 80))
+        with _translated((*_HTTPX_ERRORS, UnicodeError), url.string):
+            raw = [(name.lower().encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+            if not personal:
+                raw = [(name, value) for name, value in raw if name.decode() in _IMPERSONAL]
+            if not any(name == b"host" for name, _ in raw):
+                raw.insert(0, (b"host", (f"{host}:{port}" if port else host).encode()))
+            head, exchange = await self._direct.ask(
+                place, method, target.encode(), raw, timeouts={"connect": _CONNECT_SECONDS}, admit=admit
+            )
+        try:
+            yield _DirectAnswer(head, exchange, url.string)
+        finally:
+            if not exchange.finish():
+                with anyio.CancelScope(shield=True), anyio.move_on_after(2), suppress(OSError):
+                    await exchange.aclose()
+
+
+class _DirectAnswer:
+    def __init__(self, head: Head, exchange: Exchange, url: str) -> None:
+        self.status = head.status_code
+        self.headers = _by_name(head)
+        self._exchange, self._url = exchange, url
+
+    async def receive(self, sink: Sink) -> None:
+        with _translated(_HTTPX_ERRORS, self._url, lambda: self._exchange.count):
+            await self._exchange.receive(sink)
+
+
+def _by_name(head: Head) -> dict[str, str]:
+    """Return the headers by their names in lower case, those that are repeated as one."""
+    found: dict[str, str] = {}
+    for name, value in head.headers:
+        key, text = name.decode("ascii"), _text(value)
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
+def _text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class HttpTransport:
