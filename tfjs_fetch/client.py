@@ -31,6 +31,7 @@ from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.requesting import Requester
+from tfjs_fetch.tasks import Turns
 from tfjs_fetch.transport import HttpClient, Transport, http_client, transport_over
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
 
@@ -39,8 +40,9 @@ ShardUrl: TypeAlias = str | Callable[[str], str | Awaitable[str]]
 
 # A model that changes while it is loaded is loaded again, so often in all.
 _LOADS = 3
-# Documents longer than this are parsed in a worker thread.
-_INLINE_DOCUMENT = 256 * 1024
+# Documents longer than this are parsed in a worker thread, and more files planned there.
+_INLINE_DOCUMENT = 64 * 1024
+_INLINE_SHARDS = 100
 
 
 class Client:
@@ -201,8 +203,14 @@ class Client:
         body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
         await self._bring(downloader, url, body)
         blueprint = await self._draw(bytes(body.data), url, weights)
-        urls = [await self._urls(downloader, url, layout.paths, shard_url) for layout in blueprint.layouts]
-        return HostedModel(shown, blueprint, urls, downloader, self._limits)
+        turns, urls = Turns(), list[Sequence[str]]()
+        for layout in blueprint.layouts:
+            urls.append(await self._urls(downloader, url, layout.paths, shard_url))
+            await turns.give()
+        model = HostedModel(shown, blueprint, urls, downloader, self._limits)
+        if sum(map(len, urls)) > _INLINE_SHARDS:
+            await anyio.to_thread.run_sync(lambda: model.plan, abandon_on_cancel=True)
+        return model
 
     async def _open_archive(self, url: str, downloader: Downloader, weights: str | Iterable[str] | None) -> LocalModel:
         file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it

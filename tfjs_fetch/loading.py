@@ -29,7 +29,7 @@ from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.streams import bring_shard
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
-from tfjs_fetch.tasks import task_group
+from tfjs_fetch.tasks import Turns, task_group
 
 # Up to so many bytes are converted on the event loop: a hop to a thread costs more than they do.
 _INLINE_BYTES = 64 * 1024
@@ -81,7 +81,7 @@ async def load(job: Job) -> Loaded:
     """Return all wanted weights, decoded."""
     window = Window()
     kitchen = _Kitchen(job)
-    errands = _assemble(job, window, kitchen.take)
+    errands = await _assemble(job, window, kitchen.take)
     try:
         async with task_group() as tasks:
             tasks.start_soon(kitchen.run)
@@ -97,7 +97,7 @@ async def stream(job: Job) -> AsyncIterator[AsyncIterator[tuple[WeightSpec, Arra
     """Give the wanted weights one by one, in the order of model.json, in bounded memory."""
     window = Window(_AHEAD_BYTES)
     counter = _Counter(job, window)
-    errands = _assemble(job, window, counter.take)
+    errands = await _assemble(job, window, counter.take)
 
     async def transfer() -> None:
         await _transfer(job, errands, window)
@@ -263,15 +263,18 @@ class _Errand:
     before: int
 
 
-def _assemble(job: Job, window: Window, take: _Take) -> Sequence[_Errand]:
+async def _assemble(job: Job, window: Window, take: _Take) -> Sequence[_Errand]:
     """Return what has to be loaded, with memory and sinks; `take` is given the weights as they become whole."""
     errands: list[_Errand] = []
     first = before = 0
+    turns = Turns()
     for layout, urls, sizes in zip(job.blueprint.layouts, job.urls, job.sizes, strict=True):
         pieces = _pieces(job, layout, before, window)
         for piece in pieces:
             take(piece, piece.empty)
-        errands += _group_errands(job, layout, urls, sizes, pieces, window, take, first)
+        for errand in _group_errands(job, layout, urls, sizes, pieces, window, take, first):
+            errands.append(errand)
+            await turns.give()
         before += sum(piece.stop - piece.start for piece in pieces)
         first += len(layout.paths)
     return errands

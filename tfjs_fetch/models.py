@@ -7,6 +7,7 @@ at hand.
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeAlias
 
 import anyio.to_thread
@@ -25,7 +26,7 @@ from tfjs_fetch.loading import Job, load, stream
 from tfjs_fetch.origins import Slot
 from tfjs_fetch.planning import Blueprint, Plan, PlannedShard, plan_shards
 from tfjs_fetch.strings import Allowance
-from tfjs_fetch.tasks import task_group
+from tfjs_fetch.tasks import Turns, task_group
 
 Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
 
@@ -60,7 +61,7 @@ class HostedModel:
     downloader: Downloader
     limits: Limits
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """What loading it will bring."""
         return _plan(self.source, self.blueprint, self.urls)
@@ -81,8 +82,12 @@ class HostedModel:
         return Job(self.blueprint, self.urls, sizes, self.downloader, Allowance(self.limits.weight_bytes))
 
     async def _sizes(self, *, guess: bool) -> Sequence[Sequence[int] | None]:
-        groups = zip(self.blueprint.layouts, self.urls, strict=True)
-        return [await self._group_sizes(layout, urls, guess) for layout, urls in groups]
+        turns = Turns()
+        sizes: list[Sequence[int] | None] = []
+        for layout, urls in zip(self.blueprint.layouts, self.urls, strict=True):
+            sizes.append(await self._group_sizes(layout, urls, guess))
+            await turns.give()
+        return sizes
 
     async def _group_sizes(self, layout: GroupLayout, urls: Sequence[str], guess: bool) -> Sequence[int] | None:
         """Return the sizes of a group's shards as far as they are of use in advance.

@@ -1,10 +1,28 @@
-"""Task groups that fail like a function does."""
+"""Task groups that fail like a function does, and long work that lets others have their turn."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
+
+# Other tasks have to wait no longer than about this.
+_TURN_SECONDS = 0.004
+
+
+class Turns:
+    """Lets other tasks run now and then during work that has nothing to wait for."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def give(self) -> None:
+        """Let others run if it has been long since they did."""
+        if time.perf_counter() - self._since > _TURN_SECONDS:
+            await anyio.lowlevel.checkpoint()
+            self._since = time.perf_counter()
 
 
 @asynccontextmanager
