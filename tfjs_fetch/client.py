@@ -23,7 +23,7 @@ from tfjs_fetch.config import Limits, Policy, Retry
 from tfjs_fetch.direct import is_on_asyncio
 from tfjs_fetch.documents import read_document
 from tfjs_fetch.download import Downloader
-from tfjs_fetch.errors import IntegrityError, ModelChangedError, UnreachableError
+from tfjs_fetch.errors import IntegrityError, ModelChangedError
 from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
 from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
@@ -32,7 +32,7 @@ from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.requesting import Requester
 from tfjs_fetch.tasks import Turns
-from tfjs_fetch.transport import HttpClient, Transport, http_client, transport_over
+from tfjs_fetch.transport import HttpClient, Transport, http_client, transport_over, usable_environment
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
 
 Source: TypeAlias = str | os.PathLike[str]
@@ -264,13 +264,9 @@ class Client:
             return transport_over(self._http)
         async with self._making:
             if self._own is None:
-                # Reading the certificates takes 20 ms, and the first time imports 60 more.
-                make = partial(http_client, self._ssl_context, direct=is_on_asyncio())
-                try:
+                with usable_environment(url):
+                    make = partial(http_client, self._ssl_context, direct=is_on_asyncio())
                     own = await anyio.to_thread.run_sync(make)
-                except (ImportError, OSError, ValueError) as error:
-                    reason = f"no connection can be made with the proxies and certificates of the environment: {error}"
-                    raise UnreachableError(url, reason, final=True) from error
                 self._check()  # it may have been closed meanwhile
                 self._own = own
         return transport_over(self._own)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import anyio
+import anyio.to_thread
 import httpx
 
 from tfjs_fetch.dialing import dial
@@ -37,6 +38,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     """Sends requests over connections of its own: at most `per_origin` at a time to each origin, None without limit.
 
     Connections are kept for `keepalive` seconds after their last use. It serves the event loop it is first used on.
+    Without an `ssl_context` the authorities of the environment are trusted, which are read when they are needed.
     """
 
     def __init__(
@@ -111,6 +113,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
             pool.admission.release()
             raise
 
+    async def trust(self) -> ssl.SSLContext:
+        """Return whom it trusts. Raises ImportError, OSError or ValueError if the environment is wrong about that."""
+        if self._ssl_context is None:
+            # Reading the certificates takes 20 ms, and the first time imports 60 more.
+            self._ssl_context = await anyio.to_thread.run_sync(httpx.create_ssl_context, abandon_on_cancel=True)
+        return self._ssl_context
+
     async def aclose(self) -> None:
         """Close the kept connections; one in use is closed when its answer is."""
         closing = [connection for pool in self._pools.values() for connection in pool.close()]
@@ -129,9 +138,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                     reached.close()
                     raise
                 if place.secure:
-                    if self._ssl_context is None:
-                        self._ssl_context = httpx.create_ssl_context()
-                    await connection.secure(self._ssl_context, place.name or place.host)
+                    await connection.secure(await self.trust(), place.name or place.host)
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
         return connection

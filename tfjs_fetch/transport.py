@@ -129,8 +129,20 @@ def http_client(ssl_context: ssl.SSLContext | None, *, direct: bool = False) -> 
     """
     if set(getproxies()) & {"http", "https", "all"}:
         return _proxied_client(ssl_context)
+    if direct:
+        return OwnClient(DirectTransport(ssl_context))
     context = httpx.create_ssl_context() if ssl_context is None else ssl_context
-    return OwnClient(DirectTransport(context) if direct else httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS))
+    return OwnClient(httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS))
+
+
+@contextmanager
+def usable_environment(url: str) -> Iterator[None]:
+    """Raise UnreachableError for whatever the environment is wrong about: proxies, certificates."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        reason = f"no connection can be made with the proxies and certificates of the environment: {error}"
+        raise UnreachableError(url, reason, final=True) from error
 
 
 def _proxied_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
@@ -168,14 +180,21 @@ class _DirectWay:
     def __init__(self, client: OwnClient, direct: DirectTransport) -> None:
         self._direct, self._other = direct, HttpTransport(client)
 
-    def request(
+    @asynccontextmanager
+    async def request(
         self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
-    ) -> AbstractAsyncContextManager[Answer]:
+    ) -> AsyncIterator[Answer]:
         """Send a request and give its answer."""
+        if url.startswith("https"):
+            with usable_environment(url):
+                await self._direct.trust()
         plain = _PLAIN_URL.fullmatch(url)
         if plain is None or "/." in url:
-            return self._other.request(method, url, headers, personal=personal, admit=admit)
-        return self._ask(plain, method, _completed(headers), personal, admit)
+            way = self._other.request(method, url, headers, personal=personal, admit=admit)
+        else:
+            way = self._ask(plain, method, _completed(headers), personal, admit)
+        async with way as answer:
+            yield answer
 
     @asynccontextmanager
     async def _ask(
