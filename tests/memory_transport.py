@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import anyio
 import anyio.lowlevel
@@ -38,10 +39,19 @@ class Asked:
 
 
 class MemoryTransport:
-    """Answers by URL: always the same, or a sequence of answers in turn, an error in place of one is raised."""
+    """Answers by URL: always the same, or a sequence of answers in turn, an error in place of one is raised.
 
-    def __init__(self, replies: Mapping[str, Reply | Sequence[Reply | TransportError]], piece: int = 65536) -> None:
+    `peers` are the addresses of hosts (with their port, if a URL has one), for those who want to admit them.
+    """
+
+    def __init__(
+        self,
+        replies: Mapping[str, Reply | Sequence[Reply | TransportError]],
+        piece: int = 65536,
+        peers: Mapping[str, str] | None = None,
+    ) -> None:
         self.asked: list[Asked] = []
+        self._peers = peers or {}
         self._replies = {url: iter(reply) if isinstance(reply, Sequence) else reply for url, reply in replies.items()}
         self._piece = piece
 
@@ -50,6 +60,8 @@ class MemoryTransport:
         self, method: str, url: str, headers: Mapping[str, str], *, personal: bool, admit: Admit | None = None
     ) -> AsyncIterator[Answer]:
         await anyio.lowlevel.checkpoint()
+        if admit is not None and (peer := self._peers.get(urlsplit(url).netloc)) is not None:
+            admit(peer)
         self.asked.append(Asked(method, url, dict(headers), personal))
         found = self._replies.get(url, Reply(status=404))
         reply = found if isinstance(found, Reply) else next(found)

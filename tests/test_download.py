@@ -556,12 +556,10 @@ async def test_headers_do_not_cross_origins_over_http() -> None:
         (Reply(b"", headers={"content-length": "12345"}), 12345),
         (Reply(b"", chunked=True), None),
         (Reply(b"0123", 404), None),
-        (Reply(b"0123", 405), None),
         (Reply(b"", 204), None),
         (Reply(b"0123", headers={"content-encoding": "gzip"}), None),
         (Reply(b"0123", headers={"content-encoding": "br"}), None),
         (Reply(b"", 302, {"location": "ftp://h/"}), None),
-        ([UnreachableError(URL, "reset")], None),
     ],
 )
 async def test_a_size_is_what_the_server_states_or_unknown(reply: Any, size: int | None) -> None:
@@ -569,6 +567,29 @@ async def test_a_size_is_what_the_server_states_or_unknown(reply: Any, size: int
 
     assert await downloads(transport)[0].size(URL) == size
     assert [asked.method for asked in transport.asked] == ["HEAD"]
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+async def test_a_server_without_head_is_asked_for_a_byte(status: int) -> None:
+    part = Reply(b"0", 206, {"content-range": "bytes 0-0/12345"})
+    transport = MemoryTransport({URL: [Reply(b"", status), part]})
+
+    assert await downloads(transport)[0].size(URL) == 12345
+    assert [(one.method, one.headers.get("range")) for one in transport.asked] == [("HEAD", None), ("GET", "bytes=0-0")]
+
+
+@pytest.mark.parametrize("passing", [UnreachableError(URL, "reset"), Reply(b"", 503), Reply(b"", 429)])
+async def test_a_size_that_is_not_told_at_once_is_asked_for_again(passing: Any) -> None:
+    transport = MemoryTransport({URL: [passing, passing, Reply(b"0123")]})
+
+    assert await downloads(transport)[0].size(URL) == 4
+
+
+async def test_a_size_is_asked_for_three_times_at_most() -> None:
+    transport = MemoryTransport({URL: Reply(b"", 503)})
+
+    assert await downloads(transport)[0].size(URL) is None
+    assert len(transport.asked) == 3
 
 
 async def test_a_size_is_found_behind_redirects() -> None:

@@ -8,7 +8,8 @@ from anyio.lowlevel import checkpoint
 
 from tests.format.groups import layout_of, spec
 from tfjs_fetch.format.layout import GroupLayout
-from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before, cut
+from tfjs_fetch.pieces import Piece, Window, bytes_before, cut
+from tfjs_fetch.signals import Signal
 
 
 def layout() -> GroupLayout:

@@ -230,8 +230,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(host: str, port: object) -> list[Any]:
         if host not in NAMES:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
-        public = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 0))
-        return [public, (socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], 0))]
+        public = ["93.184.216.34"] if host in ("mixed.example", "cdn.example") else []
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in [*public, NAMES[host]]]
 
     monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
 
@@ -249,6 +249,10 @@ PRIVATE = [
     "[::ffff:127.0.0.1]",
     "[fd00::1]",
     "[fe80::1]",
+    "[fec0::1]",
+    "[2002:7f00:1::]",
+    "[64:ff9b::7f00:1]",
+    "[::127.0.0.1]",
     "localhost",
     "localhost.",
     "LOCALHOST",
@@ -288,6 +292,42 @@ async def test_public_models_lead_to_public_hosts_and_private_ones_anywhere(home
     replies = {f"{home}/w": Reply(b"", 302, {"location": target}), target: Reply(b"0")}
 
     assert await brought(replies, f"{home}/w", home=home) == b"0"
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("target", ["http://169.254.169.254/w", "http://localhost/w", "http://intranet.example/w"])
+async def test_a_host_with_public_and_private_addresses_leads_to_no_private_one(target: str) -> None:
+    url = "http://mixed.example/w"
+    transport = MemoryTransport({url: Reply(b"", 302, {"location": target}), target: Reply(b"secret")})
+
+    with pytest.raises(RefusedError):
+        await brought(transport, url, home=url)
+
+    assert transport.urls == [url]
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("home", ["http://mixed.example/w", "http://intranet.example/w"])
+async def test_what_a_models_host_is_was_seen_when_it_was_connected_to(home: str) -> None:
+    replies = {home: Reply(b"", 302, {"location": "http://localhost/w"}), "http://localhost/w": Reply(b"0")}
+    inside = MemoryTransport(replies, peers={"mixed.example": "10.0.0.1", "intranet.example": "10.0.0.1"})
+    outside = MemoryTransport(replies, peers={"mixed.example": "93.184.216.34", "intranet.example": "93.184.216.34"})
+
+    assert await brought(inside, home, home=home) == b"0"
+    with pytest.raises(RefusedError):
+        await brought(outside, home, home=home)
+
+
+@pytest.mark.usefixtures("names")
+async def test_a_public_host_that_becomes_a_private_one_is_refused() -> None:
+    home, again = "http://models.example/w", "http://models.example:6379/w"
+    transport = MemoryTransport(
+        {home: Reply(b"", 302, {"location": again}), again: Reply(b"secret")},
+        peers={"models.example": "93.184.216.34", "models.example:6379": "127.0.0.1"},
+    )
+
+    with pytest.raises(RefusedError):
+        await brought(transport, home, home=home)
 
 
 @pytest.mark.usefixtures("names")

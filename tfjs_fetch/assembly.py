@@ -12,9 +12,10 @@ from tfjs_fetch.content import suspicion
 from tfjs_fetch.errors import ExtraBytesError, MissingBytesError
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.origins import Slot
-from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before
+from tfjs_fetch.pieces import Piece, Window, bytes_before
 from tfjs_fetch.planning import GAP_BYTES, Blueprint, warn_of_surplus
 from tfjs_fetch.representation import Version
+from tfjs_fetch.signals import Signal
 from tfjs_fetch.stretches import Stretch, Stretches, joined
 
 # Bytes after which a body shows what it is: the patterns of `recognise` are shorter.
@@ -73,7 +74,8 @@ class GroupAssembly:
     def wanted(self, start: int, stop: int) -> Iterator[Stretch]:
         """Yield the stretches of wanted bytes between `start` and `stop`."""
         for index in range(bisect_right(self._stops, start), bisect_left(self._starts, stop)):
-            yield max(start, self._starts[index]), min(stop, self._stops[index])
+            if self._starts[index] < self._stops[index]:
+                yield max(start, self._starts[index]), min(stop, self._stops[index])
 
     def offset(self, position: int) -> int | None:
         """Return where the shard at `position` begins in the group; None while that is unknown."""

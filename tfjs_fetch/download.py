@@ -9,7 +9,7 @@ beginning, and the sink compares.
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,6 +39,13 @@ _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524
 _OVERLOADED = frozenset((429, 503))
 # What a range is answered with that does not fit the file any more.
 _NO_SUCH_PART = frozenset((412, 416))
+# How the length of a file is asked for, the second way if the first is not understood, and how often.
+_SIZE_REQUESTS = (
+    ("HEAD", {"accept-encoding": "identity"}),
+    ("GET", {"accept-encoding": "identity", "range": "bytes=0-0"}),
+)
+_SIZE_ATTEMPTS = 3
+_NO_HEAD = frozenset((403, 405, 501))
 # Seconds beyond which a server's Retry-After is no pause any more but a refusal.
 _MAX_RETRY_AFTER = 120.0
 # An attempt that brought so much, or this share of the file, was none in vain: they are counted anew.
@@ -59,7 +66,8 @@ class Target:
     """A file on its way. `index` is the shard's, for events; None for documents.
 
     `version` is that of the bytes that are there; None before the first answer. `streams` counts the streams that
-    receive parts of it now, and `divisible` tells whether parts can be had.
+    receive parts of it now, and `divisible` tells whether parts can be had. Unless it is `lone` several of its parts are
+    wanted.
     """
 
     url: str
@@ -68,6 +76,7 @@ class Target:
     version: Version | None = None
     divisible: bool = True
     streams: int = 1
+    lone: bool = True
     conditional: bool = True  # whether the server understands If-Range
 
     @property
@@ -95,48 +104,73 @@ class Downloader:
         """Bring a JSON or an archive at `url` into `body`."""
         await self.download(Target(url, accept="gzip"), body)
 
-    async def download(self, target: Target, body: Body) -> None:
+    async def download(self, target: Target, body: Body, *, patient: bool = True) -> None:
         """Bring what is missing in `body` into it, in parts only where an attempt failed or that is what is missing.
 
         Raises the TransportError of the last attempt, or what `body` raises; NoParts if it is a part that is not to be
-        had as such, while other streams bring others.
+        had as such, while other streams bring others. If it is not `patient` there is only one attempt.
         """
-        attempt, progress = 1, body.progress
-        while True:
-            try:
-                return await self._attempt(target, body)
-            except _AskOtherwise:
-                continue
-            except NoParts:
-                target.divisible = False
-                if target.streams > 1:
-                    raise
-                continue
-            except TransportError as error:
-                if error is self.raised():
-                    raise
-                url = redact(target.url)
-                if isinstance(error, StalledError):
-                    self.notify(Stalled(self.source, url, target.index, error.seconds))
-                if body.progress - progress >= _real_progress(target.version, self.retry):
-                    attempt, progress = 1, body.progress
-                pause = pause_after(attempt, error, self.retry)
-                if pause is None or not self.requester.origins.at(target.url).retry():
-                    raise
-                attempt += 1
-                self.notify(Retrying(self.source, url, attempt, pause, str(error)))
-            await anyio.sleep(pause)
+        attempt, progress, origin, seeks = 1, body.progress, self._origin(target), False
+        try:
+            while True:
+                try:
+                    return await self._attempt(target, body)
+                except _AskOtherwise:
+                    continue
+                except NoParts:
+                    target.divisible = False
+                    if target.streams > 1:
+                        raise
+                    continue
+                except TransportError as error:
+                    if error is self.raised():
+                        raise
+                    if isinstance(error, StalledError):
+                        self.notify(Stalled(self.source, redact(target.url), target.index, error.seconds))
+                    if not patient:
+                        raise
+                    advanced = body.progress - progress >= _real_progress(target.version, self.retry)
+                    if advanced:
+                        attempt, progress = 1, body.progress
+                    pause = pause_after(attempt, error, self.retry)
+                    if pause is None:
+                        raise
+                    waited = isinstance(error, UnreachableError) and not seeks and await origin.was_found()
+                    seeks = seeks or (isinstance(error, UnreachableError) and not waited)
+                    # What brought much, and what waited for another's attempts, is nothing to be counted.
+                    if not advanced and not waited and not origin.retry():
+                        raise
+                    attempt += 1
+                    self.notify(Retrying(self.source, redact(target.url), attempt, pause, str(error)))
+                await anyio.sleep(pause)
+        finally:
+            if seeks:
+                origin.found()
+
+    def _origin(self, target: Target) -> Origin:
+        return self.requester.origins.at(target.url)
 
     async def size(self, url: str) -> int | None:
         """Return the length of the body at `url` as the server states it without sending it; None if it does not."""
-        headers = {"accept-encoding": "identity"}
-        try:
-            with anyio.move_on_after(self.retry.stall_seconds):
-                async with self.requester.answer("HEAD", url, headers) as (answer, _):
-                    found = described(url, answer.headers, partial=False) if answer.status == 200 else None
-                    return None if found is None or found.encoding else found.version.size
-        except TransportError:
-            pass
+        for attempt in range(1, _SIZE_ATTEMPTS + 1):
+            for method, headers in _SIZE_REQUESTS:
+                watch, status = _Watch(self.retry), None
+                with watch.scope:
+                    try:
+                        async with self.requester.answer(method, url, headers, watch.suspended) as (answer, _):
+                            status = answer.status
+                            if status in (200, 206):
+                                found = described(url, answer.headers, partial=status == 206)
+                                return None if found is None or found.encoding else found.version.size
+                    except UnreachableError:
+                        pass
+                    except TransportError:
+                        return None
+                if status not in _NO_HEAD:
+                    break
+            if watch.scope.cancelled_caught or (status is not None and status not in _PASSING):
+                return None
+            await anyio.sleep(random.uniform(0.0, self.retry.delay * 2 ** (attempt - 1)))
         return None
 
     async def _attempt(self, target: Target, body: Body) -> None:
@@ -151,9 +185,14 @@ class Downloader:
 
     async def _transfer(self, target: Target, body: Body, watch: "_Watch") -> None:
         start, stop = body.missing
+        if start and start == (stop or (target.version.size if target.version else None)):
+            return body.end()  # only its end was missing
         asked = self._range(target, start, stop)
+        if not asked and target.streams > 1:
+            raise NoParts  # Two streams might be at the same place.
         headers = {"accept-encoding": target.accept} | asked
         async with self.requester.answer("GET", target.url, headers, watch.suspended) as (answer, origin):
+            watch.idle = origin.idle
             partial = answer.status == 206
             if asked and answer.status in _NO_SUCH_PART:
                 raise NoParts
@@ -161,10 +200,12 @@ class Downloader:
             found = described(target.url, answer.headers, partial=partial)
             if found is None or (partial and not _continues(found, start, target)):
                 raise NoParts
+            if partial and found.version.validator is None and target.version is None and not target.lone:
+                raise NoParts  # The next part might be of another version.
             if asked and not partial:
                 self._take_whole(target, found, start)
             if partial:
-                self.requester.origins.at(target.url).ranges = True
+                self._origin(target).gave(part=True)
             if not partial or target.version is None:
                 target.version = found.version
             target.divisible = target.divisible and found.divisible
@@ -207,7 +248,8 @@ class Downloader:
                 # Some servers know ranges, but not If-Range. Then what they say of the part has to do.
                 target.conditional = False
                 raise _AskOtherwise
-            self.requester.origins.at(target.url).ranges = False
+            self._origin(target).gave(part=False)
+            target.divisible = False
         if target.streams > 1:
             raise NoParts
 
@@ -229,7 +271,8 @@ class Downloader:
     async def _check_status(
         self, target: Target, answer: Answer, origin: Origin, watch: "_Watch", *, partial: bool
     ) -> None:
-        own = self.requester.origins.at(target.url)
+        own = self._origin(target)
+        own.found()
         if answer.status in (200, 203) or (answer.status == 206 and partial):
             own.speed_up()
             return
@@ -281,6 +324,7 @@ class _Watch:
         self.scope = anyio.CancelScope(deadline=anyio.current_time() + retry.stall_seconds)
         self._retry = retry
         self._fresh = 0
+        self.idle: Callable[[], AbstractContextManager[None]] = nullcontext  # while the sink is waited for
         self._sink: Sink
 
     def over(self, sink: Sink) -> Sink:
@@ -307,7 +351,7 @@ class _Watch:
         self._sink.advance(count)
 
     async def wait(self) -> None:
-        with self.suspended():
+        with self.suspended(), self.idle():
             await self._sink.wait()
 
     def _restart(self) -> None:

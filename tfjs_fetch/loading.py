@@ -24,9 +24,10 @@ from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.format.manifest import WeightSpec
 from tfjs_fetch.gathering import odd_message
 from tfjs_fetch.origins import Slot
-from tfjs_fetch.pieces import Piece, Signal, Window, bytes_before, cut
+from tfjs_fetch.pieces import Piece, Window, bytes_before, cut
 from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.signals import Signal
 from tfjs_fetch.streams import bring_shard
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
 from tfjs_fetch.tasks import Turns, task_group

@@ -1,17 +1,20 @@
 """What a client knows of each origin (scheme, host, port): how many may ask it, when, and what it is able to do."""
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import anyio
 
 from tfjs_fetch.config import Limits
+from tfjs_fetch.signals import Signal
 from tfjs_fetch.urls import origin
 
 # Retries that an origin is worth: so many, and one more for every so many requests.
 _FREE_RETRIES = 20
 _REQUESTS_A_RETRY = 10
+# An origin that gave whole files so often where parts were asked for, and never a part, gives none.
+_MOST_REFUSALS = 3
 
 
 class Origins:
@@ -37,8 +40,8 @@ class Origins:
 class Origin:
     """One origin: `transfers` bounds those at one time, `ranges` tells whether it gives parts of files (None: unknown).
 
-    While it answers that it is overloaded (429, 503), fewer transfers are begun; with every round of good answers there
-    is one more again.
+    While it answers that it is overloaded (429, 503), no more requests than that bound are under way; with every round
+    of good answers there is one more again. While it cannot be reached, one transfer tries, and the others wait for it.
     """
 
     def __init__(self, most: int) -> None:
@@ -46,32 +49,82 @@ class Origin:
         self.ranges: bool | None = None
         self._most = most
         self._good = 0  # answers since the bound was last changed
-        self._requests = self._retries = 0
+        self._refusals = 0  # ranges that were answered with whole files
+        self._requests = self._retries = self._under_way = 0
         self._free_at = -math.inf
+        self._freed = Signal()
+        self._found = Signal()
+        self._is_sought = False
 
     @property
     def is_paused(self) -> bool:
         """Whether it is to be left alone now."""
         return self._free_at > -math.inf and self._free_at > anyio.current_time()
 
-    async def ready(self) -> None:
-        """Wait until it may be asked again."""
-        while self.is_paused:  # noqa: ASYNC110 - it may be paused anew meanwhile
-            await anyio.sleep_until(self._free_at)
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is not to be asked for anything more now."""
+        bound = self.transfers.total_tokens
+        return (bound < self._most and self._under_way >= bound) or self.is_paused
 
-    def count(self) -> None:
+    async def ready(self) -> None:
+        """Wait until it may be asked."""
+        while self.is_busy:
+            if self.is_paused:
+                await anyio.sleep_until(self._free_at)
+            else:
+                await self._freed.wait()
+
+    def begin(self) -> None:
         """Take note of a request."""
         self._requests += 1
+        self._under_way += 1
+
+    def end(self) -> None:
+        """Take note that a request is over."""
+        self._under_way -= 1
+        self._freed.send()
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Take note that a request waits for something else meanwhile, and takes nobody's place."""
+        self.end()
+        try:
+            yield
+        finally:
+            self._under_way += 1
 
     def pause(self, seconds: float) -> None:
         """Ask it for nothing meanwhile: it wants to be left alone."""
         self._free_at = max(self._free_at, anyio.current_time() + seconds)
+
+    async def was_found(self) -> bool:
+        """Return whether another transfer was trying to reach it; then it has, or has given up."""
+        if not self._is_sought:
+            self._is_sought = True
+            return False
+        await self._found.wait()
+        return True
+
+    def found(self) -> None:
+        """Take note that it was reached, or that who tried has given up."""
+        self._is_sought = False
+        self._found.send()
 
     def retry(self) -> bool:
         """Return whether one more retry is within the budget, and count it."""
         within = self._retries + 1 <= _FREE_RETRIES + self._requests / _REQUESTS_A_RETRY
         self._retries += within
         return within
+
+    def gave(self, *, part: bool) -> None:
+        """Take note of what was given where a part was asked for: that, or the whole."""
+        if part:
+            self.ranges = True
+        elif self.ranges is None:
+            self._refusals += 1
+            # One file may be an exception.
+            self.ranges = False if self._refusals >= _MOST_REFUSALS else None
 
     def slow_down(self) -> None:
         """Take note that it is overloaded: halve the transfers. Those under way go on."""
@@ -87,6 +140,7 @@ class Origin:
         if self._good >= bound:
             self._good = 0
             self.transfers.total_tokens = bound + 1
+            self._freed.send()
 
 
 class Slot:
@@ -115,6 +169,11 @@ class Slot:
                 return False
             self._held.append(limiter)
         return True
+
+    def renew(self) -> bool:
+        """Give it to others if some wait for it; return whether it is still held."""
+        self.release()
+        return self.try_acquire()
 
     def release(self) -> None:
         """Give the slot back, if it is held."""

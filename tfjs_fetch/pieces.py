@@ -14,32 +14,14 @@ import numpy as np
 
 from tfjs_fetch.format.decoding import GroupDecoder
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
+from tfjs_fetch.signals import Signal
 
 # Fresh memory is touched in a worker thread, a block at a time, before bytes are received into it: what the kernel does
 # at the first touch (zeroing, in a virtual machine finding it as well) takes up to milliseconds a megabyte.
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 _PAGE_BYTES = 4096
 # Smaller pieces are not worth the way to a thread.
 _INLINE_BYTES = 256 * 1024
-
-
-class Signal:
-    """Wakes everyone who waits."""
-
-    def __init__(self) -> None:
-        self._event: anyio.Event | None = None  # while somebody waits
-
-    def send(self) -> None:
-        """Wake all that wait now."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    async def wait(self) -> None:
-        """Return at the next `send`."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
 
 
 class Window:

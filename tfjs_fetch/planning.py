@@ -200,9 +200,14 @@ def _ranges(blueprint: Blueprint, layout: GroupLayout, start: int, stop: int) ->
     """Return the bytes to ask for of the file that lies between `start` and `stop` of its group; none for all."""
     if blueprint.everything:
         return ()
-    weights = [weight for weight in layout.weights if weight.spec.name in blueprint.wanted]
-    inside = [(max(weight.start, start), min(weight.stop, stop)) for weight in weights]
-    ranges = joined(((first - start, last - start) for first, last in inside if first < last), GAP_BYTES)
+    first = bisect_right(layout.weights, start, key=lambda weight: weight.stop)
+    last = bisect_left(layout.weights, stop, key=lambda weight: weight.start)
+    inside = (
+        (max(weight.start, start) - start, min(weight.stop, stop) - start)
+        for weight in layout.weights[first:last]
+        if weight.spec.name in blueprint.wanted and weight.start < weight.stop
+    )
+    ranges = joined(inside, GAP_BYTES)
     return () if ranges == [(0, stop - start)] else tuple(ranges)
 
 

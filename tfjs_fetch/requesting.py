@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 import anyio
 
@@ -15,7 +15,7 @@ from tfjs_fetch.errors import RefusedError, TransportError
 from tfjs_fetch.origins import Origin, Origins
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.representation import content_length
-from tfjs_fetch.transport import Answer, Transport
+from tfjs_fetch.transport import Admit, Answer, Transport
 from tfjs_fetch.urls import joined, origin
 
 # Seconds to wait for a body that is not the one wanted: of an error, to say what it is, or of a redirect.
@@ -25,6 +25,8 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _MAX_REDIRECTS = 10
 # What is asked for is decided here, whatever the user's headers say.
 _OURS = frozenset(("accept-encoding", "range", "if-range"))
+# Addresses of IPv6 that end with one of IPv4: those translated (RFC 6052), and those once called compatible.
+_WITH_IPV4 = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"))
 # What a link that has expired is answered with.
 _FORBIDDEN = 403
 
@@ -42,6 +44,7 @@ class Requester:
     home: tuple[str, str, int]
     headers: Mapping[str, str] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
+    _is_outside: bool | None = None  # whether `home` is at a public address, as far as that was seen
 
     @asynccontextmanager
     async def answer(
@@ -59,21 +62,24 @@ class Requester:
         target, hops, renewed = url, 0, False
         while hops <= _MAX_REDIRECTS:
             asked = self.origins.at(target)
-            if asked.is_paused:
+            if asked.is_busy:
                 with waiting():
                     await asked.ready()
-            asked.count()
             personal = origin(target) == self.home
             own = self.headers.items() if personal else ()
             everything = {name: value for name, value in own if name.lower() not in _OURS} | dict(headers)
-            admit = partial(self._admit, target) if await self._is_guarded(target) else None
-            async with self.transport.request(method, target, everything, personal=personal, admit=admit) as answer:
-                location = answer.headers.get("location") if answer.status in _REDIRECTS else None
-                expired = answer.status == _FORBIDDEN and target != url and not renewed
-                if location is None and not expired:
-                    yield answer, asked
-                    return
-                await _drain(answer)
+            admit = await self._admission(target)
+            asked.begin()
+            try:
+                async with self.transport.request(method, target, everything, personal=personal, admit=admit) as answer:
+                    location = answer.headers.get("location") if answer.status in _REDIRECTS else None
+                    expired = answer.status == _FORBIDDEN and target != url and not renewed
+                    if location is None and not expired:
+                        yield answer, asked
+                        return
+                    await _drain(answer)
+            finally:
+                asked.end()
             if location is None:
                 target, hops, renewed = url, 0, True
             else:
@@ -86,19 +92,37 @@ class Requester:
         if origin(url)[0] == "https" and origin(target)[0] == "http":
             raise RefusedError(url, f"it leads from https to {redact(target)}")
         host = origin(target)[1]
-        if await self._is_guarded(target) and await _is_private(host):
+        if host != self.home[1] and await self._is_guarded(host) and any(map(_is_private, await _addresses(host))):
             raise _private(url, host)
 
-    async def _is_guarded(self, target: str) -> bool:
-        """Whether `target` must not be a private host: it was not named by the user, who is outside as well."""
+    async def _admission(self, target: str) -> Admit | None:
+        """Return what looks at the address that is connected to: whatever a name was resolved to, that one counts."""
         host = origin(target)[1]
-        if self.policy.private_hosts or host == self.home[1] or host in self.named:
+        if await self._is_guarded(host):
+            return partial(self._admit, target)
+        return self._note if host == self.home[1] and self._is_outside is None else None
+
+    async def _is_guarded(self, host: str) -> bool:
+        """Whether `host` must not be private: it was not named by the user, and the model's own host is outside.
+
+        Where that one is was seen when it was connected to. Else, as behind a proxy, all its addresses have to be
+        private for others to be allowed.
+        """
+        if self.policy.private_hosts or host in self.named:
             return False
-        return not await _is_private(self.home[1])
+        if self._is_outside is not None:
+            return self._is_outside
+        if host == self.home[1]:
+            return False
+        addresses = await _addresses(self.home[1])
+        return not (addresses and all(map(_is_private, addresses)))
+
+    def _note(self, address: str) -> None:
+        self._is_outside = not _is_private(address)
 
     def _admit(self, target: str, address: str) -> None:
-        """Raise RefusedError if `target` turned out to be at a private address, whatever its name was resolved to."""
-        if _is_private_address(address):
+        """Raise RefusedError if `target` turned out to be at a private address."""
+        if _is_private(address):
             raise _private(target, address)
 
 
@@ -109,19 +133,17 @@ async def _drain(answer: Answer) -> None:
             await answer.receive(HeadBody())
 
 
-async def _is_private(host: str) -> bool:
-    """Whether `host` is, or has an address that is, not on the public internet."""
-    try:
-        addresses = [host] if _is_address(host) else await _addresses(host.rstrip("."))
-    except (OSError, ValueError):
-        return False  # Unknown here: a proxy may know it, else the request will fail.
-    return any(_is_private_address(address) for address in addresses)
-
-
-def _is_private_address(address: str) -> bool:
+def _is_private(address: str) -> bool:
     """Whether an IP address is not one of the public internet; IPv4 may come in the clothes of IPv6."""
     found = ip_address(address.partition("%")[0])
-    return not (getattr(found, "ipv4_mapped", None) or found).is_global
+    if isinstance(found, IPv6Address):
+        if found.is_site_local:
+            return True
+        inner = found.ipv4_mapped or found.sixtofour
+        if inner is None and any(found in network for network in _WITH_IPV4):
+            inner = IPv4Address(int(found) & 0xFFFFFFFF)
+        found = inner or found
+    return not found.is_global
 
 
 def _private(url: str, host: str) -> RefusedError:
@@ -129,6 +151,14 @@ def _private(url: str, host: str) -> RefusedError:
 
 
 async def _addresses(host: str) -> Sequence[str]:
+    """Return the addresses of `host`; none if it is unknown here: a proxy may know it, else the request will fail."""
+    try:
+        return [host] if _is_address(host) else await _resolved(host.rstrip("."))
+    except (OSError, ValueError):
+        return []
+
+
+async def _resolved(host: str) -> Sequence[str]:
     return [str(found[4][0]) for found in await anyio.getaddrinfo(host, None)]
 
 

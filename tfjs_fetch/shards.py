@@ -70,7 +70,8 @@ class ShardBody:
         if length is not None:
             shard.announce(length)
         if part is None:
-            if version != (shard.version or version) and any(piece.released for piece in self._group.pieces):
+            # From its beginning on the checksum tells one version from another.
+            if self.start and version != shard.version and any(piece.released for piece in self._group.pieces):
                 raise StartOver(changed=True)
             shard.head.clear()
             self._reached = self._reached if self.start == 0 else 0
@@ -158,9 +159,9 @@ class ShardBody:
             raise TruncatedError(shard.url, received, size)
         if (content := unmistakable(bytes(shard.head))) is not None:
             raise WrongContentError(shard.url, content)
-        shard.ended = self.stop is None or not shard.missing()
+        shard.ended = self.stop is None or shard.received == shard.size
         self._group.check()
-        shard.report(shard.received, shard.size)
+        self._report(now=shard.ended)
         # A buffer left here would keep the last piece of every shard alive, and so a streamed model as a whole.
         self._piece, self._buffer, self._scratch = None, NO_ROOM, NO_ROOM
 
@@ -186,9 +187,13 @@ class ShardBody:
         shard.received += count
         if weights := piece.decoder.add(at, at + count):
             self._group.whole(piece, weights)
-        now = time.monotonic()
-        if now - shard.reported >= _REPORT_SECONDS:
-            shard.reported = now
+        self._report(now=False)
+
+    def _report(self, *, now: bool) -> None:
+        """Tell how much is there, unless that was told just before."""
+        shard, time_now = self._shard, time.monotonic()
+        if now or time_now - shard.reported >= _REPORT_SECONDS:
+            shard.reported = time_now
             shard.report(shard.received, shard.size)
 
     def _compare(self, at: int, count: int) -> None:

@@ -13,9 +13,10 @@ import anyio.abc
 
 from tfjs_fetch.assembly import Shard
 from tfjs_fetch.download import Downloader, NoParts, Target
+from tfjs_fetch.errors import TransportError
 from tfjs_fetch.origins import Slot
-from tfjs_fetch.pieces import Signal
 from tfjs_fetch.shards import ShardBody
+from tfjs_fetch.signals import Signal
 from tfjs_fetch.stretches import Stretches
 from tfjs_fetch.tasks import task_group
 
@@ -24,35 +25,42 @@ _LARGE_BYTES = 64 * 2**20
 _TRIAL_SECONDS = 0.25
 _WORTH_SECONDS = 1.0
 _MOST_STREAMS = 8
+_PIECE_SECONDS = 2.0
 _LEAST_PIECE, _MOST_PIECE = 2 * 2**20, 16 * 2**20
 # A stream that reaches less than this share of the median of the others for so long is a straggler.
 _STRAGGLING = 0.25
 _STRAGGLING_SECONDS = 5.0
+# So often that happens for one file; to the last one, which may be as fast as can be by now, not as often.
+_MOST_DISMISSALS, _MOST_OF_THE_LAST = 16, 4
 _TICK_SECONDS = 0.05
 
 
 async def bring_shard(downloader: Downloader, target: Target, shard: Shard) -> None:
     """Bring what is wanted of `shard`. Raises what `Downloader.download` does."""
-    layout = shard.group.layout
+    layout, target.lone = shard.group.layout, len(shard.missing()) <= 1
     large = (layout.size or 0) >= _LARGE_BYTES / 2 * len(layout.paths)
     # What is taken in order, in bounded memory, comes over one stream.
-    if shard.group.window.ahead is None and (large or len(shard.missing()) > 1):
+    if shard.group.window.ahead is None and (large or not target.lone):
         await _Crew(downloader, target, shard).run()
     while missing := shard.missing():
-        await downloader.download(target, ShardBody(shard, *missing[0]))
+        for stretch in missing:
+            await downloader.download(target, ShardBody(shard, *stretch))
+            if not target.divisible or target.validator is None:
+                break
 
 
 class _Stream:
     """One that receives `body`, and how far it was when."""
 
-    def __init__(self, body: ShardBody) -> None:
+    def __init__(self, body: ShardBody, *, first: bool) -> None:
         self.body = body
         self.scope = anyio.CancelScope()
+        self._first = first
         self._marks: deque[tuple[float, int]] = deque(maxlen=int(_STRAGGLING_SECONDS / _TICK_SECONDS))
 
     def mark(self, now: float) -> None:
-        """Note how far it is, from its first byte on."""
-        if self.body.progress:
+        """Note how far it is; of the first one from its first byte on."""
+        if self.body.progress or not self._first:
             self._marks.append((now, self.body.progress))
 
     @property
@@ -73,31 +81,40 @@ class _Crew:
         self._downloader, self._target, self._shard = downloader, target, shard
         self._origins = downloader.requester.origins
         self._at_work: list[_Stream] = []
-        self._rates: deque[float] = deque(maxlen=2 * _MOST_STREAMS)  # of those that are done
         self._sharing = False  # whether pieces may be taken from those at work
+        self._failures = self._dismissals = 0
+        self._rates: deque[float] = deque(maxlen=_MOST_STREAMS)  # of those that are done
+        self._todo: deque[tuple[int, int | None]] = deque()  # stretches that were missing when that was last asked for
         self._signal = Signal()
 
     async def run(self) -> None:
         """Bring all that is missing."""
         async with task_group() as tasks:
             tasks.start_soon(self._oversee, tasks)
-            while self._at_work or self._shard.missing():
+            while True:
                 if (body := self._next()) is not None:
-                    await self._bring(self._enlist(body))
-                else:
+                    await self._bring(self._enlist(body), patient=True)
+                elif self._at_work:
                     await self._signal.wait()
+                else:
+                    break
             tasks.cancel_scope.cancel()
 
     def _next(self) -> ShardBody | None:
-        """Return a sink for the first stretch that nobody brings; None if there is none, or none for now."""
-        missing = self._shard.missing()
-        if not self._at_work:
-            return ShardBody(self._shard, *missing[0]) if missing else None
-        if not self._target.divisible:
+        """Return a sink for a stretch that nobody brings; None if there is none, or none for now."""
+        if self._at_work and not self._target.divisible:
             return None  # A whole is brought by one alone: two might be at the same place.
+        if not self._at_work or not self._todo:
+            self._todo = deque(self._shard.missing())
         taken = Stretches((stream.body.start, self._stop(stream.body.stop)) for stream in self._at_work)
-        gaps = (gap for start, stop in missing for gap in taken.gaps(start, self._stop(stop)))
-        return next((ShardBody(self._shard, *gap) for gap in gaps), None)
+        while self._todo:
+            start, stop = self._todo.popleft()
+            if not self._at_work:
+                return ShardBody(self._shard, start, stop)
+            for gap in taken.gaps(start, self._stop(stop)):
+                for left in self._shard.dealt.gaps(*gap):
+                    return ShardBody(self._shard, *left)
+        return None
 
     def _stop(self, stop: int | None) -> int:
         return self._size if stop is None else stop
@@ -107,22 +124,28 @@ class _Crew:
         return self._shard.group.shard_size(self._shard.position) or 0
 
     def _enlist(self, body: ShardBody) -> _Stream:
-        stream = _Stream(body)
+        stream = _Stream(body, first=not self._at_work)
         self._at_work.append(stream)
         self._target.streams = len(self._at_work)
         return stream
 
-    async def _bring(self, stream: _Stream) -> None:
+    async def _bring(self, stream: _Stream, *, patient: bool) -> None:
         try:
             with stream.scope:
-                await self._downloader.download(self._target, stream.body)
+                await self._downloader.download(self._target, stream.body, patient=patient)
         except NoParts:
+            self._give_back(stream.body)
+        except TransportError as error:
+            if patient or error is self._downloader.raised():
+                raise
+            # The others do without it. If nothing came at all, so many connections may be too many.
+            self._failures += not stream.body.progress
             self._give_back(stream.body)
         finally:
             self._at_work.remove(stream)
-            self._target.streams = max(1, len(self._at_work))
             if stream.rate:
                 self._rates.append(stream.rate)
+            self._target.streams = max(1, len(self._at_work))
             self._signal.send()
 
     def _give_back(self, body: ShardBody) -> None:
@@ -133,13 +156,10 @@ class _Crew:
 
     async def _help(self, stream: _Stream, slot: Slot) -> None:
         try:
-            await self._bring(stream)
-            while (body := self._piece()) is not None:
-                # Others may have come to wait for a slot, and go first.
-                slot.release()
-                if not slot.try_acquire():
-                    return
-                await self._bring(self._enlist(body))
+            await self._bring(stream, patient=False)
+            # Others may have come to wait for a slot, and go first.
+            while not self._failures and slot.renew() and (body := self._piece()) is not None:
+                await self._bring(self._enlist(body), patient=False)
         finally:
             slot.release()
 
@@ -150,13 +170,14 @@ class _Crew:
         return self._next() or (self._tail() if self._sharing else None)
 
     def _tail(self) -> ShardBody | None:
-        """Take a piece from the one with the most before it."""
+        """Take a piece from the one with the most before it, no larger than what one stream brings in a short time."""
         bodies = [stream.body for stream in self._at_work]
         if not bodies:
             return None
         body = max(bodies, key=lambda one: self._stop(one.stop) - one.edge)
         stop = self._stop(body.stop)
-        piece = min(max((stop - body.edge) // (2 * _MOST_STREAMS), _LEAST_PIECE), _MOST_PIECE)
+        swift = int(_PIECE_SECONDS * max(stream.rate for stream in self._at_work))
+        piece = min(max((stop - body.edge) // (2 * _MOST_STREAMS), _LEAST_PIECE), max(swift, _LEAST_PIECE), _MOST_PIECE)
         if stop - body.edge < 2 * piece:
             return None
         body.stop = stop - piece
@@ -174,7 +195,7 @@ class _Crew:
 
     def _is_worth_sharing(self) -> bool:
         """Whether those at work would take long, and their place is certain."""
-        if self._size < _LARGE_BYTES or not self._shard.group.is_certain(self._shard.position):
+        if self._size < _LARGE_BYTES or not self._at_work or not self._shard.group.is_certain(self._shard.position):
             return False
         if any(stream.seconds < _TRIAL_SECONDS for stream in self._at_work):
             return False
@@ -184,7 +205,8 @@ class _Crew:
     def _hire(self, tasks: anyio.abc.TaskGroup) -> None:
         """Have more streams join: one until the server has shown that it gives parts."""
         ranges = self._origins.at(self._target.url).ranges
-        while ranges is not False and len(self._at_work) < (_MOST_STREAMS if ranges else 2):
+        most = 0 if ranges is False or self._failures else _MOST_STREAMS if ranges else 2
+        while len(self._at_work) < most:
             slot = self._origins.slot(self._target.url)
             if not slot.try_acquire():
                 break
@@ -195,12 +217,15 @@ class _Crew:
             tasks.start_soon(self._help, self._enlist(body), slot)
 
     def _dismiss(self) -> None:
-        """Have stragglers leave the rest of their pieces to others."""
+        """Have a straggler leave the rest of its piece to others."""
+        if self._target.validator is None or not self._target.divisible or self._dismissals >= _MOST_DISMISSALS:
+            return
         for stream in self._at_work:
-            others = [one.rate for one in self._at_work if one is not stream and one.seconds >= 1] + list(self._rates)
+            others = [one.rate for one in self._at_work if one is not stream and one.seconds >= 1]
+            if len(self._at_work) == 1 and self._dismissals < _MOST_OF_THE_LAST:
+                others = list(self._rates)
             slow = others and stream.rate < _STRAGGLING * statistics.median(others)
-            if slow and stream.seconds >= _STRAGGLING_SECONDS * 0.9 and self._may_ask_again():
+            if slow and stream.seconds >= _STRAGGLING_SECONDS * 0.9:
+                self._dismissals += 1
                 stream.scope.cancel()
-
-    def _may_ask_again(self) -> bool:
-        return self._target.validator is not None and self._origins.at(self._target.url).retry()
+                return
