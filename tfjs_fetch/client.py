@@ -122,6 +122,7 @@ class Client:
         self._check()
         started = time.monotonic()
         weights = _patterns(weights)
+        received = 0
         for attempt in range(_LOADS):
             events = _Events(progress)
             model = await self._open(source, weights, shard_url, events)
@@ -129,10 +130,11 @@ class Client:
             try:
                 bundle = await model.load(careful=attempt > 0)
             except StartOver:
+                received += _received(model)
                 continue
             if expected is not None and bundle.digest != expected.lower():
                 raise IntegrityError(bundle.source, expected, bundle.digest)
-            progress(Finished(bundle.source, _received(model), time.monotonic() - started))
+            progress(Finished(bundle.source, received + _received(model), time.monotonic() - started))
             return bundle
         raise ModelChangedError(str(source), _LOADS)
 

@@ -66,7 +66,7 @@ class Target:
     """A file on its way. `index` is the shard's, for events; None for documents.
 
     `version` is that of the bytes that are there; None before the first answer. `streams` counts the streams that
-    receive parts of it now, and `divisible` tells whether parts can be had. Unless it is `lone` several of its parts are
+    receive parts of it now, and `divisible` tells whether parts can be had. Unless it is `lone` several parts are
     wanted.
     """
 
