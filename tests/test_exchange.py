@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.models import NO_TLS
 from tests.raw import CLOSE, RawServer, raw
 from tests.test_transport import Collecting
+from tfjs_fetch.connection import Connection
 from tfjs_fetch.direct import DirectTransport
-from tfjs_fetch.exchange import EXCHANGE, Connection, Exchange, Unanswered
+from tfjs_fetch.exchange import EXCHANGE, Exchange, Unanswered
 from tfjs_fetch.sinks import NO_ROOM
 
 pytestmark = pytest.mark.anyio

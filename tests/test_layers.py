@@ -23,7 +23,7 @@ _LAYERS: tuple[tuple[set[str], ...], ...] = (
     ),
     ({"bundle"},),
     (
-        {"sinks", "dialing", "stretches", "tasks", "signals", "representation"},
+        {"sinks", "dialing", "connection", "stretches", "tasks", "signals", "representation", "translation"},
         {"exchange", "planning", "files", "pieces", "origins"},
         {"direct"},
         {"transport"},
@@ -80,7 +80,7 @@ _OTHERS = {
     "h11": {"exchange"},
     "sniffio": {"exchange"},
     # The fast lane is for asyncio only; elsewhere anyio chooses.
-    "asyncio": {"direct", "dialing", "exchange"},
+    "asyncio": {"direct", "dialing", "connection", "exchange"},
     "rich": {"bars", "cli"},
     "click": {"bars", "cli"},
 }

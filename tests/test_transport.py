@@ -33,7 +33,8 @@ from tfjs_fetch.errors import (
     UnreachableError,
 )
 from tfjs_fetch.sinks import NO_ROOM, Sink
-from tfjs_fetch.transport import HttpTransport, OwnClient, http_client, translate, transport_over
+from tfjs_fetch.translation import translate
+from tfjs_fetch.transport import HttpTransport, OwnClient, http_client, transport_over
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,9 @@ import anyio
 import anyio.to_thread
 import httpx
 
+from tfjs_fetch.connection import Connection
 from tfjs_fetch.dialing import dial
-from tfjs_fetch.exchange import EXCHANGE, Connection, Exchange, Head, RawHeaders, Unanswered
+from tfjs_fetch.exchange import EXCHANGE, Exchange, Head, RawHeaders, Unanswered
 
 # An extension of requests: a function that is given the peer's IP address before anything is sent there, and may raise.
 ADMIT = "tfjs_fetch.admit"

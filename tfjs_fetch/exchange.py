@@ -10,10 +10,9 @@ between two exchanges ends it: nothing that belongs to one answer can be taken f
 
 import asyncio
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextvars import Context, copy_context
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import anyio.lowlevel
 import h11
@@ -24,6 +23,7 @@ try:
 except ImportError:  # httpx and anyio are giving it up
     sniffio = None  # type: ignore[assignment]  # it is asked for below
 
+from tfjs_fetch.connection import SCRATCH_BYTES, Connection
 from tfjs_fetch.sinks import NO_ROOM, Sink
 
 # The head of an answer, and the headers of a request, in bytes.
@@ -33,8 +33,6 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 # An extension of answers: the exchange itself, whose `receive` brings the body into a sink.
 EXCHANGE = "tfjs_fetch.exchange"
 
-# Heads, and bodies that h11 has to read, are received into so much; longer heads are refused.
-_SCRATCH_BYTES = 64 * 1024
 # Bytes received at once at most: the loop is not held for longer by one connection.
 _RECEIVE_BYTES = 1024 * 1024
 # Informational answers that may come before the final one.
@@ -56,12 +54,12 @@ class Exchange(httpx.AsyncByteStream):
     """
 
     def __init__(
-        self, connection: "Connection", give_back: Callable[["Connection", bool], None], patience: float | None
+        self, connection: Connection, give_back: Callable[[Connection, bool], None], patience: float | None
     ) -> None:
         self.buffer = connection.scratch
         self.connection = connection
         self._give_back, self._patience = give_back, patience
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_SCRATCH_BYTES)
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=SCRATCH_BYTES)
         self._context = _context_of_task()
         self._head = bytearray()  # all that came up to the end of the head, and what came with it
         self._length: int | None = None  # of the body; None where h11 finds its end
@@ -326,78 +324,6 @@ class Exchange(httpx.AsyncByteStream):
             self._waiter.set_result(None)
 
 
-class Connection(asyncio.BufferedProtocol):
-    """A connection: passes on what happens to the exchange it is in; what happens without one ends it."""
-
-    def __init__(self) -> None:
-        self.exchange: Exchange | None = None
-        self.scratch = memoryview(bytearray(_SCRATCH_BYTES))  # for what has no better place
-        self.is_open = True
-        self.used = 0.0
-        self.peer: Any = None
-        self.lost = asyncio.Event()  # set when its socket is closed
-        self._transport: asyncio.Transport
-        self._reading = True
-
-    @property
-    def socket(self) -> Any:
-        """The socket, to look at."""
-        return self._transport.get_extra_info("socket")
-
-    async def secure(self, context: ssl.SSLContext, name: str) -> None:
-        """Speak TLS from here on, with a server that must be called `name`; a failure ends the connection.
-
-        `create_connection` would do so at once, but if it is cancelled when the handshake is over, it says goodbye and
-        keeps the socket until that is answered.
-        """
-        try:
-            secured = await asyncio.get_running_loop().start_tls(self._transport, self, context, server_hostname=name)
-            if secured is None:
-                raise ConnectionResetError("the connection was lost in the TLS handshake")
-        except BaseException:
-            self.abort()
-            raise
-        self._transport = secured
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
-    def read(self, *, on: bool) -> None:
-        """Go on reading, or leave what arrives to the system."""
-        if on != self._reading and self.is_open:
-            self._reading = on
-            self._transport.resume_reading() if on else self._transport.pause_reading()
-
-    def abort(self) -> None:
-        """End it at once. There is nothing to be said any more: bodies have a length or their own end."""
-        self.exchange, self.is_open = None, False
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self.peer = transport.get_extra_info("peername")
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.scratch if self.exchange is None else self.exchange.buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self.exchange is None:
-            self.abort()
-        else:
-            self.exchange.received(nbytes)
-
-    def eof_received(self) -> None:
-        self.is_open = False
-        if self.exchange is not None:
-            self.exchange.ended(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_open = False
-        if self.exchange is not None:
-            self.exchange.ended(exc)
-        self.lost.set()
-
-
 def _context_of_task() -> Context:
     """Return the context of the task that runs, for what is called outside of it on its behalf: sinks, and listeners.
 
@@ -414,7 +340,7 @@ class _Chunk:
 
     def __init__(self) -> None:
         self.count = 0
-        self._memory = memoryview(bytearray(_SCRATCH_BYTES))
+        self._memory = memoryview(bytearray(SCRATCH_BYTES))
 
     def get_buffer(self) -> memoryview:
         return NO_ROOM if self.count else self._memory
