@@ -384,3 +384,46 @@ def test_reports_are_few_and_the_last_one_is_complete() -> None:
 
     assert len(bench.reports) <= 3
     assert bench.reports[-1] == (40, 40)
+
+
+def test_a_stream_that_has_met_a_piece_and_is_given_it_back_too_late_leaves_it_missing() -> None:
+    bench = Bench(1)
+    body, shard = bench.bodies[0], bench.shards[0]
+    body.begin(40, HERE)
+    body.stop = 25
+    with pytest.raises(Surplus):
+        feed(body, DATA[:25])
+
+    body.extend(40)
+    body.end(surplus=True)
+
+    assert not shard.ended
+    assert list(shard.missing()) == [(25, 40)]
+
+
+def test_a_stretch_is_brought_by_a_part_and_what_is_there_is_left() -> None:
+    bench = Bench(1)
+    shard = bench.shards[0]
+    for start, stop in ((20, 30), (0, 20), (30, 40)):
+        part = ShardBody(shard, start, stop)
+        part.begin(40, HERE, (start, stop))
+        feed(part, DATA[start:stop])
+        part.end()
+
+    assert bench.whole == WHOLE
+    assert shard.ended
+
+
+def test_a_whole_that_comes_over_parts_is_compared_with_them() -> None:
+    bench = Bench(1)
+    part = ShardBody(bench.shards[0], 20, 30)
+    part.begin(40, HERE, (20, 30))
+    feed(part, DATA[20:30])
+    part.end()
+
+    other = bytearray(DATA)
+    other[25] ^= 1
+    whole = ShardBody(bench.shards[0])
+    whole.begin(40, HERE)
+    with pytest.raises(StartOver):
+        feed(whole, bytes(other))

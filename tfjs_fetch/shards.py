@@ -159,7 +159,8 @@ class ShardBody:
             raise TruncatedError(shard.url, received, size)
         if (content := unmistakable(bytes(shard.head))) is not None:
             raise WrongContentError(shard.url, content)
-        shard.ended = self.stop is None or shard.received == shard.size
+        # A stream that has met a piece of another's is not the end, even if it was given that back just now.
+        shard.ended = self.stop is None if shard.size is None else shard.received == shard.size
         self._group.check()
         self._report(now=shard.ended)
         # A buffer left here would keep the last piece of every shard alive, and so a streamed model as a whole.
