@@ -361,7 +361,10 @@ async def test_a_handle_of_the_hub_is_a_model(handle: str, monkeypatch: pytest.M
 
 @pytest.fixture
 def lying_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let names in .example look public when they are asked about, and be this machine when they are connected to."""
+    """Let names in .example look public when they are asked about, and be this machine when they are connected to.
+
+    Of its addresses 127.0.0.1 counts as public here, and 127.0.0.2 as private: that is where inner.example is.
+    """
     ask = socket.getaddrinfo
 
     async def public(host: str) -> Sequence[str]:
@@ -369,9 +372,11 @@ def lying_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def connect(host: Any, *more: Any, **others: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
-        return ask("127.0.0.1" if name and name.endswith(".example") else host, *more, **others)
+        places = {"models.example": "127.0.0.1", "inner.example": "127.0.0.2"}
+        return ask(places.get(name or "", host), *more, **others)
 
     monkeypatch.setattr(requesting, "_addresses", public)
+    monkeypatch.setattr(requesting, "_is_private", lambda address: address == "127.0.0.2")
     monkeypatch.setattr(socket, "getaddrinfo", connect)
 
 
@@ -379,23 +384,23 @@ def lying_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("allowed", [False, True])
 async def test_a_name_that_turns_out_to_be_a_private_host_when_it_is_connected_is_refused(allowed: bool) -> None:
     example = many(1)
-    async with MockServer() as server:
-        port = server.url.rpartition(":")[2]
-        server.files.update(example.hosted())
-        server.files["/m/s0"] = Redirect(f"http://inner.example:{port}/secret")
-        server.files["/secret"] = File(example.shards["s0"])
+    secret = {"/secret": File(example.shards["s0"])}
+    async with MockServer(example.hosted()) as server, MockServer(secret, host="127.0.0.2") as inner:
+        port, inner_port = (one.url.rpartition(":")[2] for one in (server, inner))
+        server.files["/m/s0"] = Redirect(f"http://inner.example:{inner_port}/secret")
         async with Client(retry=QUICK, policy=Policy(private_hosts=allowed)) as client:
             with anyio.fail_after(5), nullcontext() if allowed else pytest.raises(RefusedError):
                 await client.fetch(f"http://models.example:{port}/m/model.json")
 
-        assert len(server.requests_to("/secret")) == allowed
+        assert len(inner.requests) == allowed
 
 
 @pytest.mark.usefixtures("lying_names")
 async def test_hosts_that_the_user_names_may_be_private() -> None:
-    async with MockServer(many(2).hosted()) as server, Client(retry=QUICK) as client:
-        port = server.url.rpartition(":")[2]
-        url, prefix = f"http://models.example:{port}/m/model.json", f"http://inner.example:{port}/m/"
+    files = many(2).hosted()
+    async with MockServer(files) as server, MockServer(files, host="127.0.0.2") as inner, Client(retry=QUICK) as client:
+        port, inner_port = (one.url.rpartition(":")[2] for one in (server, inner))
+        url, prefix = f"http://models.example:{port}/m/model.json", f"http://inner.example:{inner_port}/m/"
         with anyio.fail_after(5):
             assert_equal(await client.fetch(url, shard_url=prefix), many(2).arrays)
 
