@@ -24,6 +24,8 @@ from tfjs_fetch.tasks import task_group
 _LARGE_BYTES = 64 * 2**20
 _TRIAL_SECONDS = 0.25
 _WORTH_SECONDS = 1.0
+# What comes so fast is limited by this machine, which more streams would only keep busy. Bytes per second.
+_MACHINE_RATE = 250e6
 _MOST_STREAMS = 8
 _PIECE_SECONDS = 2.0
 _LEAST_PIECE, _MOST_PIECE = 2 * 2**20, 16 * 2**20
@@ -199,8 +201,9 @@ class _Crew:
             return False
         if any(stream.seconds < _TRIAL_SECONDS for stream in self._at_work):
             return False
+        rate = sum(stream.rate for stream in self._at_work)
         left = sum(self._stop(stop) - start for start, stop in self._shard.missing())
-        return left > _WORTH_SECONDS * sum(stream.rate for stream in self._at_work)
+        return rate < _MACHINE_RATE and left > _WORTH_SECONDS * rate
 
     def _hire(self, tasks: anyio.abc.TaskGroup) -> None:
         """Have more streams join: one until the server has shown that it gives parts."""
