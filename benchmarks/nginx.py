@@ -40,10 +40,16 @@ http {{
     listen 127.0.0.1:{http};
     listen 127.0.0.1:{https} ssl;
     root {work}/models;
+    location /slow/ {{
+      alias {work}/models/;
+      limit_rate {slow};
+    }}
   }}
 }}
 """
 _SECONDS_TO_START = 10.0
+# What each connection gets at most where the server is a slow one, in bytes per second.
+SLOW_RATE = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,10 @@ class Server:
 
 @contextmanager
 def served(models: Iterable[Synthetic]) -> Iterator[Server]:
-    """Serve `models` meanwhile; `ORIGIN/NAME/model.json` is a model, `digests[NAME]` the SHA-256 of all its bytes."""
+    """Serve `models` meanwhile; `ORIGIN/NAME/model.json` is a model, `digests[NAME]` the SHA-256 of all its bytes.
+
+    `ORIGIN/slow/NAME/model.json` is the same one with no more than `SLOW_RATE` for a connection.
+    """
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         digests = {model.name: _write(model, work / "models" / model.name) for model in models}
@@ -68,7 +77,7 @@ def served(models: Iterable[Synthetic]) -> Iterator[Server]:
             str(work / "certificate.pem")
         )
         http, https = _free_port(), _free_port()
-        (work / "nginx.conf").write_text(_CONFIGURATION.format(work=work, http=http, https=https))
+        (work / "nginx.conf").write_text(_CONFIGURATION.format(work=work, http=http, https=https, slow=SLOW_RATE))
         with _running(work, https):
             yield Server(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{https}", work / "authority.pem", digests)
 
