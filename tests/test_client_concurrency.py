@@ -1,6 +1,7 @@
 """Many transfers at one time: bounded, in order, over few connections, and never in each other's way."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -27,7 +28,7 @@ async def test_hazard_4_no_more_transfers_than_allowed_are_in_flight(per_origin:
 
 
 async def test_connections_are_used_again() -> None:
-    async with MockServer(many(100).hosted()) as server, Client() as client:
+    async with MockServer(many(100).hosted()) as server, Client(cache=None) as client:
         with anyio.fail_after(10):
             await client.fetch(f"{server.url}/m/model.json")
             await client.fetch(f"{server.url}/m/model.json")
@@ -37,7 +38,7 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_shards_are_asked_for_in_the_order_of_the_document() -> None:
-    async with MockServer(many(40).hosted()) as server, Client(limits=Limits(per_origin=1)) as client:
+    async with MockServer(many(40).hosted()) as server, Client(cache=None, limits=Limits(per_origin=1)) as client:
         with anyio.fail_after(10):
             await client.fetch(f"{server.url}/m/model.json")
 
@@ -45,7 +46,10 @@ async def test_shards_are_asked_for_in_the_order_of_the_document() -> None:
 
 
 async def test_a_shard_keeps_its_slot_while_it_is_tried_again() -> None:
-    async with MockServer(many(4).hosted()) as server, Client(retry=QUICK, limits=Limits(per_origin=1)) as client:
+    async with (
+        MockServer(many(4).hosted()) as server,
+        Client(cache=None, retry=QUICK, limits=Limits(per_origin=1)) as client,
+    ):
         server.misbehave("/m/s0", Cut(5), times=3)
         with anyio.fail_after(10):
             await client.fetch(f"{server.url}/m/model.json")
@@ -129,7 +133,7 @@ async def test_ten_fetches_with_clients_of_their_own_run_side_by_side() -> None:
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 for _ in range(10):
-                    tasks.start_soon(fetch, f"{server.url}/m/model.json")
+                    tasks.start_soon(partial(fetch, f"{server.url}/m/model.json", cache=None))
 
         assert len(server.requests) == 110
         await until(server, lambda: server.active == 0)
@@ -147,7 +151,7 @@ async def test_64_fetches_on_one_client_all_finish_and_none_waits_for_a_large_on
     for index, example in enumerate(small):
         files |= example.hosted(f"/{index}/")
     done: list[str] = []
-    async with MockServer(files) as server, Client(limits=Limits(connections=connections)) as client:
+    async with MockServer(files) as server, Client(cache=None, limits=Limits(connections=connections)) as client:
         server.misbehave(None, Latency(0.01))
 
         async def one(name: str, example: Model) -> None:

@@ -45,7 +45,31 @@ def test_nobody_is_on_asyncio_without_a_loop() -> None:
 def test_proxies_of_the_environment_are_left_to_httpx(name: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "http://proxy.example:3128")
 
-    assert isinstance(http_client(NO_TLS, direct=direct), httpx.AsyncClient)
+    assert not isinstance(http_client(NO_TLS, direct=direct).transport, DirectTransport)
+
+
+@asyncio_only
+async def test_a_lane_that_is_closed_makes_no_connections(transport: DirectTransport) -> None:
+    async with MockServer({"/w": b"0123"}) as server:
+        async with httpx.AsyncClient(transport=transport) as client:
+            await client.get(f"{server.url}/w")
+        with pytest.raises(httpx.ConnectError, match="closed"):
+            await transport.handle_async_request(httpx.Request("GET", f"{server.url}/w"))
+
+
+@asyncio_only
+async def test_connections_that_nobody_uses_are_closed_when_others_are() -> None:
+    async with (
+        MockServer({"/w": b"0123"}) as left,
+        MockServer({"/w": b"0123"}) as used,
+        httpx.AsyncClient(transport=DirectTransport(NO_TLS, keepalive=0.05)) as client,
+    ):
+        await client.get(f"{left.url}/w")
+        await anyio.sleep(0.1)
+        assert left.active == 1
+        await client.get(f"{used.url}/w")
+        with anyio.fail_after(1):
+            await left.wait_until(lambda: left.active == 0)
 
 
 @pytest.mark.parametrize("direct", [False, True])
@@ -94,7 +118,7 @@ async def test_a_client_takes_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
         return await ask(self, place, method, target, *more, **others)
 
     monkeypatch.setattr(DirectTransport, "ask", noted)
-    async with MockServer(many(5).hosted()) as server, Client(ssl_context=NO_TLS) as client:
+    async with MockServer(many(5).hosted()) as server, Client(cache=None, ssl_context=NO_TLS) as client:
         assert_equal(await client.fetch(f"{server.url}/m/model.json"), many(5).arrays)
 
     assert len(taken) == 6

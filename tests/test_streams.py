@@ -70,7 +70,7 @@ def _sent(request: SeenRequest) -> tuple[int, int]:
 @pytest.mark.usefixtures("small_scale")
 async def test_a_slow_large_file_is_shared_out() -> None:
     example = large()
-    async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+    async with MockServer(example.hosted()) as server, Client(cache=None, retry=QUICK, ssl_context=NO_TLS) as client:
         server.misbehave("/m/w0", Throttle(_RATE))
         began = anyio.current_time()
         found = await fetched(server, client)
@@ -115,7 +115,7 @@ async def test_a_fast_file_comes_over_one_stream() -> None:
 @pytest.mark.usefixtures("small_scale")
 async def test_a_server_without_ranges_is_noticed_and_left_in_peace() -> None:
     example = large()
-    async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+    async with MockServer(example.hosted()) as server, Client(cache=None, retry=QUICK, ssl_context=NO_TLS) as client:
         server.misbehave("/m/w0", Throttle(3 * _RATE), IgnoreRange())
         for _ in range(4):
             assert_equal(await fetched(server, client), example.arrays)
@@ -223,7 +223,7 @@ async def test_more_streams_than_slots_are_never_at_work() -> None:
     example = large()
     async with (
         MockServer(example.hosted()) as server,
-        Client(retry=QUICK, ssl_context=NO_TLS, limits=Limits(per_origin=3)) as client,
+        Client(cache=None, retry=QUICK, ssl_context=NO_TLS, limits=Limits(per_origin=3)) as client,
     ):
         server.misbehave("/m/w0", Throttle(_RATE))
         assert_equal(await fetched(server, client), example.arrays)
@@ -327,3 +327,17 @@ async def test_a_server_that_is_away_for_a_second_is_waited_for_by_one_transfer_
         assert_equal(await fetched(server, client, progress=events.append), example.arrays)
 
     assert len([event for event in events if isinstance(event, Retrying)]) < 40
+
+
+@pytest.mark.usefixtures("small_scale")
+async def test_what_a_helper_brought_before_it_broke_does_not_come_again() -> None:
+    example = large()
+    async with (
+        MockServer(example.hosted()) as server,
+        Client(cache=None, retry=QUICK, ssl_context=NO_TLS, limits=Limits(per_origin=2)) as client,
+    ):
+        server.misbehave_in_turn("/m/w0", (Throttle(_RATE),), (Throttle(_RATE), Cut(10_000)), (Throttle(_RATE),))
+        assert_equal(await fetched(server, client), example.arrays)
+
+        assert server.requests_to("/m/w0")[1].bytes_sent == 10_000
+        assert sum(request.bytes_sent for request in server.requests_to("/m/w0")) < _SIZE + 2 * 64 * 1024

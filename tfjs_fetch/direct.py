@@ -49,6 +49,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._per_origin = per_origin
         self._keepalive = keepalive
         self._pools: dict[Place, _Pool] = {}
+        self._swept = 0.0  # when the pools were last looked through
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return the answer, its body unread; `extensions[EXCHANGE]` brings that into a sink.
@@ -89,6 +91,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
         A request is sent once more where the server has closed a kept connection in the meantime.
         """
+        if self._closed:
+            raise httpx.ConnectError("the client is closed")
+        self._sweep()
         pool = self._pools.get(place)
         if pool is None:
             pool = self._pools[place] = _Pool(anyio.Semaphore(self._per_origin) if self._per_origin else _Always())
@@ -123,11 +128,20 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the kept connections; one in use is closed when its answer is."""
+        self._closed = True
         closing = [connection for pool in self._pools.values() for connection in pool.close()]
         self._pools.clear()
         # All are ended by now: asyncio may cancel this waiting, whoever shields it.
         for connection in closing:
             await connection.lost.wait()
+
+    def _sweep(self) -> None:
+        """End connections that were not used for long, whoever they lead to."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._swept + self._keepalive:
+            self._swept = now
+            for pool in self._pools.values():
+                pool.sweep(self._keepalive)
 
     async def _connect(self, place: "Place", timeouts: Timeouts) -> Connection:
         try:
@@ -179,15 +193,19 @@ class _Pool:
 
     def kept(self, seconds: float) -> Connection | None:
         """Return a kept connection that nothing came from since its last use; end those last used too long ago."""
-        oldest = asyncio.get_running_loop().time() - seconds
-        while self.idle and self.idle[0].used < oldest:
-            self.idle.pop(0).abort()
+        self.sweep(seconds)
         while self.idle:
             connection = self.idle.pop()
             if connection.is_open and not _is_readable(connection.socket):
                 return connection
             connection.abort()
         return None
+
+    def sweep(self, seconds: float) -> None:
+        """End those last used too long ago."""
+        oldest = asyncio.get_running_loop().time() - seconds
+        while self.idle and self.idle[0].used < oldest:
+            self.idle.pop(0).abort()
 
     def give_back(self, connection: Connection, reusable: bool) -> None:
         """Keep a connection for others, or end it."""

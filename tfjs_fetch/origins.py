@@ -13,6 +13,10 @@ from tfjs_fetch.urls import origin
 # Retries that an origin is worth: so many, and one more for every so many requests.
 _FREE_RETRIES = 20
 _REQUESTS_A_RETRY = 10
+# Rounds of good answers at most before an origin that was overloaded is asked for more.
+_MOST_PATIENCE = 64
+# Seconds that others wait for the one that tries to reach an origin.
+_SEEKING_SECONDS = 3.0
 # An origin that gave whole files so often where parts were asked for, and never a part, gives none.
 _MOST_REFUSALS = 3
 
@@ -40,8 +44,9 @@ class Origins:
 class Origin:
     """One origin: `transfers` bounds those at one time, `ranges` tells whether it gives parts of files (None: unknown).
 
-    While it answers that it is overloaded (429, 503), no more requests than that bound are under way; with every round
-    of good answers there is one more again. While it cannot be reached, one transfer tries, and the others wait for it.
+    While it answers that it is overloaded (429, 503), no more requests than that bound are under way; after a round of
+    good answers there is one more again, and the more often that was too many, the more rounds it takes. While it
+    cannot be reached, one transfer tries, and the others wait for it.
     """
 
     def __init__(self, most: int) -> None:
@@ -49,12 +54,13 @@ class Origin:
         self.ranges: bool | None = None
         self._most = most
         self._good = 0  # answers since the bound was last changed
+        self._patience = 1  # so many rounds of them before more is tried
         self._refusals = 0  # ranges that were answered with whole files
         self._requests = self._retries = self._under_way = 0
         self._free_at = -math.inf
         self._freed = Signal()
         self._found = Signal()
-        self._is_sought = False
+        self._sought_since: float | None = None
 
     @property
     def is_paused(self) -> bool:
@@ -67,9 +73,14 @@ class Origin:
         bound = self.transfers.total_tokens
         return (bound < self._most and self._under_way >= bound) or self.is_paused
 
-    async def ready(self) -> None:
-        """Wait until it may be asked."""
-        while self.is_busy:
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests are under way as there may be; who has a slot of its own need not ask."""
+        return self._under_way >= self.transfers.total_tokens or self.is_paused
+
+    async def ready(self, *, guest: bool = False) -> None:
+        """Wait until it may be asked, as a `guest` without a slot: by another origin's redirect."""
+        while self.is_full if guest else self.is_busy:
             if self.is_paused:
                 await anyio.sleep_until(self._free_at)
             else:
@@ -100,15 +111,17 @@ class Origin:
 
     async def was_found(self) -> bool:
         """Return whether another transfer was trying to reach it; then it has, or has given up."""
-        if not self._is_sought:
-            self._is_sought = True
+        if self._sought_since is None:
+            self._sought_since = anyio.current_time()
             return False
-        await self._found.wait()
+        # It may be held for long, where others would be served at once.
+        with anyio.CancelScope(deadline=self._sought_since + _SEEKING_SECONDS):
+            await self._found.wait()
         return True
 
     def found(self) -> None:
         """Take note that it was reached, or that who tried has given up."""
-        self._is_sought = False
+        self._sought_since = None
         self._found.send()
 
     def retry(self) -> bool:
@@ -128,6 +141,8 @@ class Origin:
 
     def slow_down(self) -> None:
         """Take note that it is overloaded: halve the transfers. Those under way go on."""
+        if self._good:
+            self._patience = min(2 * self._patience, _MOST_PATIENCE)
         self._good = 0
         self.transfers.total_tokens = max(1, int(self.transfers.total_tokens) // 2)
 
@@ -137,7 +152,7 @@ class Origin:
         if bound == self._most:
             return
         self._good += 1
-        if self._good >= bound:
+        if self._good >= bound * self._patience:
             self._good = 0
             self.transfers.total_tokens = bound + 1
             self._freed.send()

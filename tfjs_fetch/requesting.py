@@ -62,9 +62,10 @@ class Requester:
         target, hops, renewed = url, 0, False
         while hops <= _MAX_REDIRECTS:
             asked = self.origins.at(target)
-            if asked.is_busy:
+            guest = asked is not self.origins.at(url)
+            if asked.is_full if guest else asked.is_busy:
                 with waiting():
-                    await asked.ready()
+                    await asked.ready(guest=guest)
             personal = origin(target) == self.home
             own = self.headers.items() if personal else ()
             everything = {name: value for name, value in own if name.lower() not in _OURS} | dict(headers)

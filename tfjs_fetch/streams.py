@@ -151,9 +151,9 @@ class _Crew:
             self._signal.send()
 
     def _give_back(self, body: ShardBody) -> None:
-        """Let the one from whom a piece was taken go on to its end, if it has not met it yet."""
+        """Let the one from whom a piece was taken, of which nothing came, go on to its end if it has not met it yet."""
         for stream in self._at_work:
-            if stream.body.stop == body.start:
+            if stream.body.stop == body.start and not body.progress:
                 stream.body.extend(self._stop(body.stop))
 
     async def _help(self, stream: _Stream, slot: Slot) -> None:

@@ -8,10 +8,9 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any, Protocol, Self, TypeAlias
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpx
@@ -29,12 +28,25 @@ _CONNECT_SECONDS = 10.0
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0)
 # All that a request to another host than the model's own may carry.
 _IMPERSONAL = frozenset(
-    ("host", "accept", "accept-encoding", "connection", "user-agent", "range", "if-range", "if-match", "if-none-match")
+    (
+        "host",
+        "accept",
+        "accept-encoding",
+        "connection",
+        "user-agent",
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+    )
 )
 # A URL in which there is nothing to be decoded, encoded or resolved, nor a name or a password.
 _PATH = r"(?:[A-Za-z0-9._~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2})*"
 _PLAIN_URL = re.compile(rf"(https?)://([a-z0-9][a-z0-9.-]*)(?::([0-9]{{1,5}}))?(/{_PATH}(?:\?{_PATH})?)")
 _HTTPX_ERRORS = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+# The names by which the environment gives proxies.
+_PROXIED = ("http", "https", "all")
 # How often an abandoned stream is asked to end itself: 64 KiB may have been read ahead, in chunks of six bytes.
 _FAREWELLS = 11_000
 
@@ -126,8 +138,11 @@ def http_client(ssl_context: ssl.SSLContext | None, *, direct: bool = False) -> 
 
     With `direct` it takes the fast lane, which asyncio has, where the environment names no proxy.
     """
-    if set(getproxies()) & {"http", "https", "all"}:
-        return _proxied_client(ssl_context)
+    proxies = {
+        scheme: _proxy(url) for scheme, url in getproxies().items() if scheme in ("http", "https", "all") and url
+    }
+    if proxies:
+        return OwnClient(_Proxied(ssl_context, proxies))
     if direct:
         return OwnClient(DirectTransport(ssl_context))
     context = httpx.create_ssl_context() if ssl_context is None else ssl_context
@@ -144,20 +159,36 @@ def usable_environment(url: str) -> Iterator[None]:
         raise UnreachableError(url, reason, final=True) from error
 
 
-def _proxied_client(ssl_context: ssl.SSLContext | None) -> httpx.AsyncClient:
-    """Return a client that knows which hosts are behind which proxy, cookies neither kept nor sent."""
-    client = httpx.AsyncClient(
-        limits=_LIMITS,
-        timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        headers=_HEADERS,
-        verify=True if ssl_context is None else ssl_context,
-        follow_redirects=False,
-    )
-    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return client
+class _Proxied(httpx.AsyncBaseTransport):
+    """Sends each request through the proxy that the environment names for its scheme, or past it.
+
+    httpx.AsyncClient would do that, but writes every URL to the log.
+    """
+
+    def __init__(self, ssl_context: ssl.SSLContext | None, proxies: Mapping[str, str]) -> None:
+        context = httpx.create_ssl_context() if ssl_context is None else ssl_context
+        self._past = httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS)
+        self._through = {
+            scheme: httpx.AsyncHTTPTransport(verify=context, limits=_LIMITS, proxy=proxy)
+            for scheme, proxy in proxies.items()
+        }
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        through = self._through.get(request.url.scheme) or self._through.get("all")
+        if through is None or proxy_bypass(request.url.netloc.decode()):
+            through = self._past
+        return await through.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in (self._past, *self._through.values()):
+            await transport.aclose()
 
 
 _HEADERS = {"user-agent": f"tfjs-fetch/{version('tfjs-fetch')}", "accept": "*/*"}
+
+
+def _proxy(url: str) -> str:
+    return url if "://" in url else f"http://{url}"
 
 
 def _completed(headers: Mapping[str, str]) -> dict[str, str]:
@@ -269,8 +300,8 @@ class HttpTransport:
             # What is asked for in so many words goes before the name and password of a URL or of the client.
             own = personal and not any(name.lower() == "authorization" for name in headers)
             auth: dict[str, Any] = {} if own else {"auth": None}
-            if not isinstance(self._client, OwnClient):
-                admit = None
+            if not isinstance(self._client, OwnClient) or isinstance(self._client.transport, _Proxied):
+                admit = None  # whom a proxy connects to, or a client of the caller's, is not seen here
             if admit is not None:
                 request.extensions[ADMIT] = admit
             async with _tracing(request, admit):
