@@ -38,7 +38,7 @@ def main(full: bool) -> Iterator[str]:
     with hosted([model for _, model in _MODELS]) as url:
         for backend in _BACKENDS:
             works: list[tuple[str, Work]] = [(_IDLE, partial(anyio.sleep, 0.5))]
-            works += [(title, partial(fetch, f"{url}/{model.name}/model.json")) for title, model in _MODELS]
+            works += [(title, partial(fetch, f"{url}/{model.name}/model.json", cache=None)) for title, model in _MODELS]
             for title, work in works:
                 runs = [anyio.run(lags_during, work, backend=backend) for _ in range(11 if full else 5)]
                 ticks, moments = percentile_99(runs, lambda lags: lags), percentile_99(runs, of_moments)

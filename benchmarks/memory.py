@@ -84,7 +84,7 @@ def _peak(url: str, case: _Case) -> tuple[int, float]:
 
 async def _measure(url: str, case: _Case) -> tuple[int, float]:
     source = f"{url}/{case.model.name}/model.json"
-    async with Client() as client:
+    async with Client(cache=None) as client:
         await client.fetch(f"{url}/{_TINY.name}/model.json")
         peak = Peak()
         started = time.perf_counter()

@@ -209,7 +209,7 @@ async def test_a_group_without_weights_is_not_asked_for() -> None:
     async with MockServer(
         {"/model.json": json.dumps({"weightsManifest": groups}).encode(), "/w": struct.pack("<f", 7)}
     ) as server:
-        bundle = await fetch(f"{server.url}/model.json")
+        bundle = await fetch(f"{server.url}/model.json", cache=None)
 
         assert_equal(bundle, {"a": f32(7)})
         assert [request.path for request in server.requests] == ["/model.json", "/w"]
@@ -239,7 +239,7 @@ async def test_a_query_goes_along_and_redirects_are_followed_for_each_file() -> 
     hosted = example.hosted("/signed/")
     moved = {path.replace("signed", "m"): Redirect(path + "?signature=1") for path in hosted}
     async with MockServer({**hosted, **moved}) as server:
-        bundle = await fetch(f"{server.url}/m/model.json?tfjs-format=file")
+        bundle = await fetch(f"{server.url}/m/model.json?tfjs-format=file", cache=None)
 
         assert_equal(bundle, example.arrays)
         asked = sorted(request.target for request in server.requests if request.path.startswith("/m/"))

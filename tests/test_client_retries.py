@@ -75,7 +75,10 @@ on_both = pytest.mark.parametrize("take", [fetch_all, stream_all])
 @pytest.mark.parametrize("at", [0, 9, 11, 24])
 async def test_a_broken_body_of_no_known_version_comes_again(take: Take, kind: type[Cut | Reset], at: int) -> None:
     example, events = across(), list[Event]()
-    async with MockServer(example.hosted(etag='W/"1"')) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+    async with (
+        MockServer(example.hosted(etag='W/"1"')) as server,
+        Client(cache=None, retry=QUICK, ssl_context=NO_TLS) as client,
+    ):
         for index in range(2):
             server.misbehave_in_turn(f"/m/s{index}", kind(at), kind(at // 2))
         found = await take(server, client, events)

@@ -79,7 +79,7 @@ async def test_right_bytes_in_any_order_of_arrival_with_lengths_that_only_the_en
 
 async def test_a_contradicted_guess_asks_for_the_model_only_once_more() -> None:
     example = quantized([4, 8, 8], "s")
-    async with MockServer(example.hosted()) as server, Client(retry=QUICK) as client:
+    async with MockServer(example.hosted()) as server, Client(cache=None, retry=QUICK) as client:
         server.misbehave("/m/s0", Latency(0.2), times=1)
         server.misbehave("/m/s2", Latency(0.1), times=1)
         with anyio.fail_after(5):
@@ -102,7 +102,7 @@ async def test_chosen_names_survive_a_second_load_also_if_they_come_from_a_gener
 
 async def test_a_right_guess_lets_later_shards_come_first() -> None:
     example, events = quantized([8, 8, 4], "s"), list[Event]()
-    async with MockServer(example.hosted()) as server, Client(retry=QUICK) as client:
+    async with MockServer(example.hosted()) as server, Client(cache=None, retry=QUICK) as client:
         server.misbehave("/m/s0", Latency(0.2), times=1)
         with anyio.fail_after(5):
             bundle = await client.fetch(f"{server.url}/m/model.json", progress=events.append)

@@ -227,7 +227,7 @@ async def test_a_function_says_where_each_shard_is_and_is_asked_once_in_order(is
     asked: list[str] = []
     files = many(5).hosted()
 
-    async with MockServer(files) as server, Client(retry=QUICK) as client:
+    async with MockServer(files) as server, Client(cache=None, retry=QUICK) as client:
 
         def address(path: str) -> str:
             asked.append(path)
@@ -289,7 +289,7 @@ async def test_hazard_12_headers_go_to_the_models_own_origin_and_nowhere_else() 
     async with MockServer({"/m/s1": files["/m/s1"]}) as other:
         moved = {**files, "/m/s1": Redirect(f"{other.url}/m/s1")}
         async with MockServer(moved) as server:
-            await fetch(f"{server.url}/m/model.json", headers={"authorization": "Bearer 1", "x-key": "2"})
+            await fetch(f"{server.url}/m/model.json", cache=None, headers={"authorization": "Bearer 1", "x-key": "2"})
 
             assert all(request.headers.get("authorization") == "Bearer 1" for request in server.requests)
             assert all(request.headers.get("x-key") == "2" for request in server.requests)

@@ -184,7 +184,7 @@ async def test_a_weight_larger_than_the_window_comes_all_the_same() -> None:
 async def test_leaving_a_stream_early_stops_its_transfers_at_once() -> None:
     example = many(100)
     async with MockServer(example.hosted()) as server:
-        async with Client() as client:
+        async with Client(cache=None) as client:
             with anyio.fail_after(1):
                 async with client.stream(f"{server.url}/m/model.json") as weights:
                     async for spec, _ in weights:

@@ -585,11 +585,21 @@ async def test_a_size_that_is_not_told_at_once_is_asked_for_again(passing: Any) 
     assert await downloads(transport)[0].size(URL) == 4
 
 
-async def test_a_size_is_asked_for_three_times_at_most() -> None:
+async def test_a_size_is_asked_for_as_often_as_anything_else_and_not_given_up_quietly() -> None:
     transport = MemoryTransport({URL: Reply(b"", 503)})
+    downloader, _ = downloads(transport)
 
-    assert await downloads(transport)[0].size(URL) is None
-    assert len(transport.asked) == 3
+    with pytest.raises(StatusError):
+        await downloader.size(URL)
+    assert len(transport.asked) == downloader.retry.attempts
+
+
+async def test_who_is_asked_for_a_size_is_left_alone_as_long_as_it_wants() -> None:
+    transport = MemoryTransport({URL: [Reply(b"", 429, {"retry-after": "1"}), Reply(bytes(4))]})
+    began = anyio.current_time()
+
+    assert await downloads(transport)[0].size(URL) == 4
+    assert anyio.current_time() - began >= 1
 
 
 async def test_a_size_is_found_behind_redirects() -> None:

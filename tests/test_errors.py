@@ -6,6 +6,7 @@ import pytest
 
 from tfjs_fetch import errors
 from tfjs_fetch.errors import (
+    CacheError,
     DecodeError,
     EncodeError,
     ExtraBytesError,
@@ -14,6 +15,7 @@ from tfjs_fetch.errors import (
     MissingBytesError,
     MissingExtraError,
     ModelChangedError,
+    NotCachedError,
     RefusedError,
     ShardOrderError,
     StalledError,
@@ -77,6 +79,12 @@ _CASES: list[tuple[TfjsFetchError, dict[str, object], list[str]]] = [
         {"group": 1, "paths": (_SHOWN, "w?…"), "problem": "the order is 2, 1"},
         ["group 1", "the order is 2, 1", "shard_order='ignore'"],
     ),
+    (
+        CacheError("/a/b", "cannot be written: no space", 1234),
+        {"place": "/a/b", "problem": "cannot be written: no space", "needed": 1234},
+        ["/a/b", "no space", "1,234 bytes"],
+    ),
+    (NotCachedError(_URL, (_URL,)), {"source": _SHOWN, "missing": (_SHOWN,)}, [_SHOWN, "not in the cache"]),
     (IntegrityError(_URL, "aa", "bb"), {"source": _SHOWN, "expected": "aa", "got": "bb"}, [_SHOWN, "aa", "bb"]),
     (ModelChangedError(_URL, 3), {"source": _SHOWN, "attempts": 3}, [_SHOWN, "3 times"]),
     (EncodeError("w", "holds NaN"), {"name": "w", "problem": "holds NaN"}, ["'w' holds NaN"]),

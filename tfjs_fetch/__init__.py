@@ -5,9 +5,10 @@ bundle = await tfjs_fetch.fetch("https://host/model.json")
 
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.client import Client, fetch, fetch_sync, plan
-from tfjs_fetch.config import Limits, Policy, Retry
+from tfjs_fetch.config import Cache, Limits, Policy, Retry
 from tfjs_fetch.documents import decode
 from tfjs_fetch.errors import (
+    CacheError,
     DecodeError,
     EncodeError,
     ExtraBytesError,
@@ -16,6 +17,7 @@ from tfjs_fetch.errors import (
     MissingBytesError,
     MissingExtraError,
     ModelChangedError,
+    NotCachedError,
     RefusedError,
     ShardOrderError,
     StalledError,
@@ -48,6 +50,8 @@ from tfjs_fetch.progress import ProgressState, ShardState
 from tfjs_fetch.transport import HttpClient
 
 __all__ = [
+    "Cache",
+    "CacheError",
     "Client",
     "DecodeError",
     "EncodeError",
@@ -68,6 +72,7 @@ __all__ = [
     "MissingExtraError",
     "ModelChangedError",
     "Node",
+    "NotCachedError",
     "OnEvent",
     "PlacedWeight",
     "Plan",

@@ -8,8 +8,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
+from tfjs_fetch.cache.journal import Noted
 from tfjs_fetch.content import suspicion
 from tfjs_fetch.errors import ExtraBytesError, MissingBytesError
+from tfjs_fetch.filing import FiledShard
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.origins import Slot
 from tfjs_fetch.pieces import Piece, Window, bytes_before
@@ -146,6 +148,7 @@ class Shard:
         self.version: Version | None = None
         self.begun = self.ended = self.headless = False  # headless: its beginning was not asked for
         self.reported = 0.0
+        self.file: FiledShard | None = None  # where its bytes go, if not into memory
         group.shards.append(self)
 
     @property
@@ -203,6 +206,19 @@ class Shard:
         if size < self.dealt.stop:
             raise StartOver(changed=True)  # An earlier attempt brought more than this version has.
         self.group.announce(self.position, size)
+
+    def adopt(self, noted: Noted) -> None:
+        """Take note of the bytes that are there already. Raises StartOver if they are in the wrong place."""
+        start = noted.start
+        if self.group.offset(self.position) != start:
+            raise StartOver(changed=False)
+        self.version, self.begun, self.headless = noted.entry.version, True, True
+        for first, last in noted.there:
+            self.dealt.add(first, last)
+            self.received += last - first
+            for piece in self.group.pieces:
+                self.group.whole(piece, piece.decoder.add(start + first, start + last))
+        self.ended = not self.missing()
 
     def close(self) -> None:
         """Part from the group: they know each other, and memory would stay until Python looks for such circles."""

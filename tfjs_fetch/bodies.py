@@ -102,6 +102,31 @@ class DocumentBody:
             raise RefusedError(self._url, f"it has over {self._limit:,} bytes, which is {self._limit_name}")
 
 
+class Glance:
+    """Wants nothing of a body but its version."""
+
+    def __init__(self) -> None:
+        self.version = Version()
+        self.complete = True
+        self.missing: tuple[int, int | None] = (0, None)
+        self.progress = 0
+
+    def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
+        self.version = version
+
+    def get_buffer(self) -> memoryview:
+        return NO_ROOM
+
+    def advance(self, count: int) -> None:
+        raise Surplus
+
+    async def wait(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def end(self, *, surplus: bool = False) -> None:
+        """Take note that there is a body."""
+
+
 class HeadBody:
     """Collects the first bytes of a body, to tell what it is, and wants no more."""
 

@@ -1,15 +1,13 @@
 """Client: fetches models. The functions here do so with a client of their own."""
 
-import inspect
-import os
 import ssl
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
@@ -17,39 +15,31 @@ from anyio.from_thread import start_blocking_portal
 from anyio.lowlevel import current_token
 
 from tfjs_fetch.assembly import StartOver
-from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.bundle import WeightBundle
-from tfjs_fetch.config import Limits, Policy, Retry
+from tfjs_fetch.cache.place import folder_of
+from tfjs_fetch.cache.records import key
+from tfjs_fetch.cache.shelf import Shelf
+from tfjs_fetch.config import Cache, Limits, Policy, Retry
 from tfjs_fetch.direct import is_on_asyncio
-from tfjs_fetch.documents import read_document
-from tfjs_fetch.download import Downloader
 from tfjs_fetch.errors import IntegrityError, ModelChangedError
-from tfjs_fetch.events import Event, Finished, OnEvent, Planned, WeightReady, ignore
-from tfjs_fetch.files import Files, open_archive, open_files
-from tfjs_fetch.models import HostedModel, LocalModel, Model, Weights, planned
+from tfjs_fetch.events import Finished, OnEvent, ignore
+from tfjs_fetch.flights import Flights
+from tfjs_fetch.models import Weights, planned
+from tfjs_fetch.opening import Events, Opening, Parts, ShardUrl, Source, Wish, patterns
 from tfjs_fetch.origins import Origins
-from tfjs_fetch.planning import Blueprint, Plan
-from tfjs_fetch.redaction import redact
-from tfjs_fetch.requesting import Requester
-from tfjs_fetch.tasks import Turns
+from tfjs_fetch.planning import Plan
 from tfjs_fetch.transport import HttpClient, Transport, http_client, transport_over, usable_environment
-from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
-
-Source: TypeAlias = str | os.PathLike[str]
-ShardUrl: TypeAlias = str | Callable[[str], str | Awaitable[str]]
 
 # A model that changes while it is loaded is loaded again, so often in all.
 _LOADS = 3
-# Documents longer than this are parsed in a worker thread, and more files planned there.
-_INLINE_DOCUMENT = 64 * 1024
-_INLINE_SHARDS = 100
 
 
 class Client:
     """Fetches any number of models, side by side, within common limits: `async with Client() as client: ...`.
 
     `headers` go to each model's own origin and nowhere else. `http` is a client of the caller's own, which then
-    decides on proxies, certificates and credentials; it stays open. `cache` takes None only: nothing is kept on disk.
+    decides on proxies, certificates and credentials; it stays open. Models are kept in `cache`, if it is not None; of
+    those that come through `http` nobody knows whose they are, so they are only with `Cache(scope=...)`.
 
     A client belongs to the event loop it was entered on; use outside of `async with` is a RuntimeError.
     """
@@ -58,14 +48,14 @@ class Client:
         self,
         *,
         headers: Mapping[str, str] | None = None,
-        cache: None = None,
+        cache: Cache | None = Cache(),
         limits: Limits = Limits(),
         retry: Retry = Retry(),
         policy: Policy = Policy(),
         ssl_context: ssl.SSLContext | None = None,
         http: HttpClient | None = None,
     ) -> None:
-        self._headers = dict(headers or {})
+        self._headers, self._cache = dict(headers or {}), cache
         self._limits, self._retry, self._policy = limits, retry, policy
         self._ssl_context, self._http = ssl_context, http
         self._own: Any = None  # the client made here, when it is first needed
@@ -76,6 +66,7 @@ class Client:
         self._loop = current_token()
         self._origins = Origins(self._limits)
         self._making = anyio.Lock()
+        self._flights = Flights()
         return self
 
     async def __aexit__(
@@ -94,8 +85,8 @@ class Client:
 
         Raises what `fetch` raises before the first shard.
         """
-        self._check()
-        return (await self._open(source, weights, shard_url, _Events(ignore))).plan
+        wish = Wish(source, patterns(weights), shard_url)
+        return await self._opening(wish, Events(ignore)).plan()
 
     async def fetch(
         self,
@@ -120,23 +111,28 @@ class Client:
         IntegrityError if the digest is not `expected`, ModelChangedError if the files keep changing meanwhile.
         """
         self._check()
-        started = time.monotonic()
-        weights = _patterns(weights)
-        received = 0
+        wish = Wish(source, patterns(weights), shard_url, expected)
+        load = partial(self._load, wish)
+        if self._cache is None:
+            return await load(progress)
+        return await self._flights.join(replace(wish, source=str(source)), load, progress)
+
+    async def _load(self, wish: Wish, progress: OnEvent) -> WeightBundle:
+        started, received = time.monotonic(), 0
         for attempt in range(_LOADS):
-            events = _Events(progress)
-            model = await self._open(source, weights, shard_url, events)
+            events = Events(progress)
+            model = await self._opening(wish, events).model()
             events.begin(planned(model.plan))
             try:
                 bundle = await model.load(careful=attempt > 0)
             except StartOver:
-                received += _received(model)
+                received += model.received
                 continue
-            if expected is not None and bundle.digest != expected.lower():
-                raise IntegrityError(bundle.source, expected, bundle.digest)
-            progress(Finished(bundle.source, received + _received(model), time.monotonic() - started))
+            if wish.expected is not None:
+                await anyio.to_thread.run_sync(_check_digest, bundle, wish.expected)
+            progress(Finished(bundle.source, received + model.received, time.monotonic() - started))
             return bundle
-        raise ModelChangedError(str(source), _LOADS)
+        raise ModelChangedError(str(wish.source), _LOADS)
 
     def stream(
         self,
@@ -161,10 +157,9 @@ class Client:
     async def _stream(
         self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, progress: OnEvent
     ) -> AsyncIterator[Weights]:
-        self._check()
         started = time.monotonic()
-        events = _Events(progress)
-        model = await self._open(source, weights, shard_url, events)
+        events = Events(progress)
+        model = await self._opening(Wish(source, patterns(weights), shard_url, lasting=False), events).model()
         events.begin(planned(model.plan))
         try:
             async with model.stream() as stream:
@@ -172,94 +167,33 @@ class Client:
         except StartOver:
             raise ModelChangedError(str(source), 1) from None
         if events.complete:
-            progress(Finished(model.plan.source, _received(model), time.monotonic() - started))
+            progress(Finished(model.plan.source, model.received, time.monotonic() - started))
 
     def _check(self) -> None:
         if self._loop != current_token():
             raise RuntimeError("a Client is used inside its `async with`, and on the event loop it was entered on")
 
-    async def _open(
-        self, source: Source, weights: str | Iterable[str] | None, shard_url: ShardUrl | None, events: "_Events"
-    ) -> Model:
-        place = locate(source)
-        shown = redact(str(source))
-        if isinstance(place, Remote):
-            return await self._open_remote(place, shown, weights, shard_url, events)
-        files = await anyio.to_thread.run_sync(open_files, place.path, self._limits)
-        return await self._open_local(files, shown, weights, events.take)
+    def _opening(self, wish: Wish, events: Events) -> Opening:
+        self._check()
+        parts = Parts(
+            self._headers,
+            self._limits,
+            self._retry,
+            self._policy,
+            self._cache,
+            self._origins,
+            self._transport,
+            self._shelf,
+        )
+        return Opening(parts, wish, events)
 
-    async def _open_remote(
-        self,
-        place: Remote,
-        shown: str,
-        weights: str | Iterable[str] | None,
-        shard_url: ShardUrl | None,
-        events: "_Events",
-    ) -> Model:
-        url = place.url
-        transport = await self._transport(url)
-        requester = Requester(transport, self._origins, self._policy, origin(url), self._headers)
-        downloader = Downloader(requester, self._retry, shown, events.take, lambda: events.raised)
-        if place.is_archive:
-            return await self._open_archive(url, downloader, weights)
-        body = DocumentBody(url, self._limits.manifest_bytes, "Limits.manifest_bytes")
-        await self._bring(downloader, url, body)
-        blueprint = await self._draw(bytes(body.data), url, weights)
-        turns, urls = Turns(), list[Sequence[str]]()
-        for layout in blueprint.layouts:
-            urls.append(await self._urls(downloader, url, layout.paths, shard_url))
-            await turns.give()
-        model = HostedModel(shown, blueprint, urls, downloader, self._limits)
-        if sum(map(len, urls)) > _INLINE_SHARDS:
-            await anyio.to_thread.run_sync(lambda: model.plan, abandon_on_cancel=True)
-        return model
-
-    async def _open_archive(self, url: str, downloader: Downloader, weights: str | Iterable[str] | None) -> LocalModel:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the model is; gone with it
-        most = self._limits.weight_bytes + self._limits.manifest_bytes
-        try:
-            await self._bring(downloader, url, DocumentBody(url, most, "Limits.weight_bytes", file))
-            file.seek(0)
-            files = await anyio.to_thread.run_sync(open_archive, url, file, self._limits)
-        except BaseException:
-            file.close()
-            raise
-        return await self._open_local(files, downloader.source, weights, downloader.notify)
-
-    async def _open_local(
-        self, files: Files, shown: str, weights: str | Iterable[str] | None, notify: OnEvent
-    ) -> LocalModel:
-        document = await anyio.to_thread.run_sync(files.document)
-        return LocalModel(shown, await self._draw(document, shown, weights), files, notify, self._limits)
-
-    async def _bring(self, downloader: Downloader, url: str, body: DocumentBody) -> None:
-        slot = self._origins.slot(url)
-        await slot.acquire()
-        try:
-            await downloader.document(url, body)
-        finally:
-            slot.release()
-
-    async def _draw(self, document: bytes, source: str, weights: str | Iterable[str] | None) -> Blueprint:
-        work = partial(read_document, document, source, self._limits, self._policy, _patterns(weights))
-        if len(document) <= _INLINE_DOCUMENT:
-            return work()
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-
-    async def _urls(
-        self, downloader: Downloader, url: str, paths: Sequence[str], given: ShardUrl | None
-    ) -> Sequence[str]:
-        """Return the URLs of the files `paths`. The caller's own may be anywhere; those of model.json are checked."""
-        if callable(given):
-            urls = [joined(url, await _called(given, path)) for path in paths]
-        else:
-            urls = [shard_url(url, path, given, allow_absolute=self._policy.absolute_shards) for path in paths]
-        if given:
-            downloader.requester.named.update(origin(one)[1] for one in urls)
-            return urls
-        for foreign in {one for one in urls if origin(one) != downloader.requester.home}:
-            await downloader.requester.check_leap(url, foreign)
-        return urls
+    def _shelf(self, url: str, shard_url: ShardUrl | None) -> Shelf | None:
+        """Return the place of a model in the cache; None if nobody knows whose models those are."""
+        if self._cache is None or (self._http is not None and self._cache.scope is None):
+            return None
+        where = shard_url if isinstance(shard_url, str) else "a function" if shard_url else None
+        name = key(url, self._headers, self._cache.scope, where)
+        return Shelf(folder_of(self._cache.directory), name, mapped=self._cache.mmap, max_bytes=self._cache.max_bytes)
 
     async def _transport(self, url: str) -> Transport:
         if self._http is not None:
@@ -281,7 +215,7 @@ async def fetch(
     shard_url: ShardUrl | None = None,
     progress: OnEvent = ignore,
     headers: Mapping[str, str] | None = None,
-    cache: None = None,
+    cache: Cache | None = Cache(),
     http: HttpClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
     expected: str | None = None,
@@ -298,7 +232,7 @@ def fetch_sync(
     shard_url: ShardUrl | None = None,
     progress: OnEvent = ignore,
     headers: Mapping[str, str] | None = None,
-    cache: None = None,
+    cache: Cache | None = Cache(),
     http: HttpClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
     expected: str | None = None,
@@ -329,7 +263,7 @@ async def plan(
     weights: str | Iterable[str] | None = None,
     shard_url: ShardUrl | None = None,
     headers: Mapping[str, str] | None = None,
-    cache: None = None,
+    cache: Cache | None = Cache(),
     http: HttpClient | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Plan:
@@ -338,55 +272,9 @@ async def plan(
         return await client.plan(source, weights=weights, shard_url=shard_url)
 
 
-class _Events:
-    """Holds the events of opening a model back until the first one is out, which is Planned."""
-
-    def __init__(self, listener: OnEvent) -> None:
-        self.complete = False  # whether all weights are ready
-        self.raised: BaseException | None = None  # what the listener raised
-        self._listener = listener
-        self._held: list[Event] | None = []
-
-    def take(self, event: Event) -> None:
-        """Pass `event` on, now or later."""
-        if isinstance(event, WeightReady):
-            self.complete = event.done == event.total
-        if self._held is None:
-            try:
-                self._call(event)
-            except BaseException as error:
-                self.raised = error
-                raise
-        else:
-            self._held.append(event)
-
-    def _call(self, event: Event) -> None:
-        try:
-            self._listener(event)
-        except (StopIteration, StopAsyncIteration, anyio.get_cancelled_exc_class()) as error:
-            # In the middle of a load these would end a loop or a task quietly.
-            raise RuntimeError(f"the progress listener raised {type(error).__name__}") from error
-
-    def begin(self, first: Planned) -> None:
-        """Pass `first` on and what was held back."""
-        self.complete = first.weights == 0
-        held, self._held = self._held or [], None
-        for event in (first, *held):
-            self._call(event)
-
-
-def _received(model: Model) -> int:
-    return model.downloader.received if isinstance(model, HostedModel) else 0
-
-
-def _patterns(weights: str | Iterable[str] | None) -> str | tuple[str, ...] | None:
-    """Return `weights` as something that can be gone through more than once."""
-    return weights if weights is None or isinstance(weights, str) else tuple(weights)
-
-
-async def _called(function: Callable[[str], str | Awaitable[str]], path: str) -> str:
-    result = function(path)
-    return await result if inspect.isawaitable(result) else result
+def _check_digest(bundle: WeightBundle, expected: str) -> None:
+    if bundle.digest != expected.lower():
+        raise IntegrityError(bundle.source, expected, bundle.digest)
 
 
 def _is_in_loop() -> bool:

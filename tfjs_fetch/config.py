@@ -1,7 +1,10 @@
 """Settings, as frozen values: building one reads no environment and touches no disk."""
 
-from dataclasses import dataclass
-from typing import Literal
+import os
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, TypeAlias
+
+CacheMode: TypeAlias = Literal["auto", "offline", "refresh", "trust"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,45 @@ class Policy:
     `shard_order`: shard names that contradict the order of model.json.
     `private_hosts`: redirects and shard addresses from a public host to a private one.
     `absolute_shards`: shard paths in model.json that name another host.
+    `stale_if_error`: what is cached, with a warning, where the network fails.
     """
 
     extra_bytes: Literal["error", "ignore"] = "error"
     shard_order: Literal["error", "ignore"] = "error"
     private_hosts: bool = False
     absolute_shards: bool = False
+    stale_if_error: bool = True
 
     def __post_init__(self) -> None:
         for name in ("extra_bytes", "shard_order"):
             if getattr(self, name) not in ("error", "ignore"):
                 raise ValueError(f"Policy({name}={getattr(self, name)!r}) must be 'error' or 'ignore'")
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where models are kept on disk, and when they are used from there.
+
+    `directory` is that which the environment's TFJS_FETCH_CACHE names, or else the user's cache directory.
+
+    `mode`: "auto" asks the server whether what is kept is still current, unless it said how long that is so; "trust"
+    takes what is kept without asking; "offline" does so too, and opens no connection for what is not; "refresh" asks
+    in any case.
+
+    `max_bytes` is kept to by removing the models that were not used for longest. `mmap=False` reads the files into
+    memory, for file systems that cannot map them. `scope` names whose models these are, in addition to the headers of
+    the client: what one credential gave is never given to another.
+    """
+
+    directory: str | os.PathLike[str] | None = None
+    _: KW_ONLY
+    mode: CacheMode = "auto"
+    max_bytes: int | None = None
+    mmap: bool = True
+    scope: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "offline", "refresh", "trust"):
+            raise ValueError(f"Cache(mode={self.mode!r}) must be 'auto', 'offline', 'refresh' or 'trust'")
+        if self.max_bytes is not None and self.max_bytes < 0:
+            raise ValueError(f"Cache(max_bytes={self.max_bytes}) must not be negative")

@@ -8,14 +8,14 @@ beginning, and the sink compares.
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import anyio
 
-from tfjs_fetch.bodies import Body, DocumentBody, HeadBody, Inflating, Surplus
+from tfjs_fetch.bodies import Body, DocumentBody, Glance, HeadBody, Inflating, Surplus
 from tfjs_fetch.config import Retry
 from tfjs_fetch.content import recognise
 from tfjs_fetch.errors import (
@@ -33,18 +33,20 @@ from tfjs_fetch.requesting import MANNERS_SECONDS, Requester
 from tfjs_fetch.sinks import Sink
 from tfjs_fetch.transport import Answer
 
+# How a document may be encoded. Each encoding has a name of its own for one and the same version.
+DOCUMENT_CODING = "gzip"
 # Worth another try: timeouts, rate limits, trouble behind a proxy or CDN.
 _PASSING = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
 # What an origin answers that has too much to do.
 _OVERLOADED = frozenset((429, 503))
 # What a range is answered with that does not fit the file any more.
 _NO_SUCH_PART = frozenset((412, 416))
-# How the length of a file is asked for, the second way if the first is not understood, and how often.
+_NOT_MODIFIED = 304
+# How the length of a file is asked for, the second way if the first is not understood.
 _SIZE_REQUESTS = (
     ("HEAD", {"accept-encoding": "identity"}),
     ("GET", {"accept-encoding": "identity", "range": "bytes=0-0"}),
 )
-_SIZE_ATTEMPTS = 3
 _NO_HEAD = frozenset((403, 405, 501))
 # Seconds beyond which a server's Retry-After is no pause any more but a refusal.
 _MAX_RETRY_AFTER = 120.0
@@ -57,6 +59,14 @@ class NoParts(Exception):  # noqa: N818 - a turn of events, not an error: nobody
     """The file is not to be had in parts any more: it must be asked for as a whole, by one stream alone."""
 
 
+class NotModified(Exception):  # noqa: N818 - likewise
+    """The file is still of the version that is known; `version` is what the server says of it now."""
+
+    def __init__(self, version: Version) -> None:
+        super().__init__(version)
+        self.version = version
+
+
 class _AskOtherwise(Exception):  # noqa: N818 - likewise
     """The request was not understood as it was meant; there is another way to ask."""
 
@@ -67,7 +77,7 @@ class Target:
 
     `version` is that of the bytes that are there; None before the first answer. `streams` counts the streams that
     receive parts of it now, and `divisible` tells whether parts can be had. Unless it is `lone` several parts are
-    wanted.
+    wanted. With `known` the file is wanted only if it is not of that version any more.
     """
 
     url: str
@@ -78,6 +88,7 @@ class Target:
     streams: int = 1
     lone: bool = True
     conditional: bool = True  # whether the server understands If-Range
+    known: Version | None = None
 
     @property
     def validator(self) -> str | None:
@@ -100,9 +111,22 @@ class Downloader:
     raised: Callable[[], BaseException | None] = lambda: None
     received: int = 0
 
-    async def document(self, url: str, body: DocumentBody) -> None:
-        """Bring a JSON or an archive at `url` into `body`."""
-        await self.download(Target(url, accept="gzip"), body)
+    async def document(self, url: str, body: DocumentBody, known: Version | None = None) -> Version:
+        """Bring a JSON or an archive into `body` and return its version; NotModified if that is the `known` one."""
+        target = Target(url, accept=DOCUMENT_CODING, known=known)
+        await self.download(target, body)
+        assert target.version is not None
+        return target.version
+
+    async def current(self, url: str, known: Version, *, accept: str = "identity") -> tuple[bool, Version]:
+        """Return whether the file is still of the `known` version, and what the server says of it now."""
+        glance = Glance()
+        try:
+            await self.download(Target(url, accept=accept, known=known), glance)
+        except NotModified as unchanged:
+            return True, unchanged.version
+        # Not every server understands the question.
+        return glance.version == known, glance.version
 
     async def download(self, target: Target, body: Body, *, patient: bool = True) -> None:
         """Bring what is missing in `body` into it, in parts only where an attempt failed or that is what is missing.
@@ -151,27 +175,51 @@ class Downloader:
         return self.requester.origins.at(target.url)
 
     async def size(self, url: str) -> int | None:
-        """Return the length of the body at `url` as the server states it without sending it; None if it does not."""
-        for attempt in range(1, _SIZE_ATTEMPTS + 1):
-            for method, headers in _SIZE_REQUESTS:
-                watch, status = _Watch(self.retry), None
-                with watch.scope:
-                    try:
-                        async with self.requester.answer(method, url, headers, watch.suspended) as (answer, _):
-                            status = answer.status
-                            if status in (200, 206):
-                                found = described(url, answer.headers, partial=status == 206)
-                                return None if found is None or found.encoding else found.version.size
-                    except UnreachableError:
-                        pass
-                    except TransportError:
-                        return None
-                if status not in _NO_HEAD:
-                    break
-            if watch.scope.cancelled_caught or (status is not None and status not in _PASSING):
-                return None
-            await anyio.sleep(random.uniform(0.0, self.retry.delay * 2 ** (attempt - 1)))
+        """Return the length of the body at `url` as the server states it without sending it; None if it does not.
+
+        Raises the TransportError of the last attempt if it could not answer.
+        """
+        attempt = 1
+        while True:
+            try:
+                return await self._stated_size(url)
+            except TransportError as error:
+                pause = pause_after(attempt, error, self.retry)
+                if not _is_passing(error) or isinstance(error, StalledError):
+                    return None
+                if pause is None or not self.requester.origins.at(url).retry():
+                    raise
+                attempt += 1
+                self.notify(Retrying(self.source, redact(url), attempt, pause, str(error)))
+            await anyio.sleep(pause)
+
+    async def _stated_size(self, url: str) -> int | None:
+        unreachable: UnreachableError | None = None
+        for method, headers in _SIZE_REQUESTS:
+            try:
+                answered, size = await self._size_by(method, url, headers)
+            except UnreachableError as error:
+                unreachable = error
+                continue
+            if answered:
+                return size
+        if unreachable is not None:
+            raise unreachable
         return None
+
+    async def _size_by(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[bool, int | None]:
+        """Return whether the method is understood, and the length that is stated."""
+        watch = _Watch(self.retry)
+        with watch.scope:
+            async with self.requester.answer(method, url, headers, watch.suspended) as (answer, origin):
+                after = _heed(answer, origin)
+                if answer.status in _PASSING:
+                    raise StatusError(url, answer.status, None, after)
+                if answer.status not in (200, 206):
+                    return answer.status not in _NO_HEAD, None
+                found = described(url, answer.headers, partial=answer.status == 206)
+                return True, None if found is None or found.encoding else found.version.size
+        raise StalledError(url, 0, self.retry.stall_seconds)
 
     async def _attempt(self, target: Target, body: Body) -> None:
         watch = _Watch(self.retry)
@@ -185,17 +233,22 @@ class Downloader:
 
     async def _transfer(self, target: Target, body: Body, watch: "_Watch") -> None:
         start, stop = body.missing
-        if start and start == (stop or (target.version.size if target.version else None)):
+        # What is encoded on the way has another length there.
+        named = target.version if target.validator is not None else None
+        if start and start == (stop or (named.size if named else None)):
             return body.end()  # only its end was missing
         asked = self._range(target, start, stop)
         if not asked and target.streams > 1:
             raise NoParts  # Two streams might be at the same place.
-        headers = {"accept-encoding": target.accept} | asked
+        headers = {"accept-encoding": target.accept} | asked | _condition(target.known)
         async with self.requester.answer("GET", target.url, headers, watch.suspended) as (answer, origin):
             watch.idle = origin.idle
             partial = answer.status == 206
             if asked and answer.status in _NO_SUCH_PART:
                 raise NoParts
+            if target.known is not None and answer.status == _NOT_MODIFIED:
+                await answer.receive(HeadBody())  # nothing, by which the connection can be used again
+                self._take_unchanged(target, target.known, answer)
             await self._check_status(target, answer, origin, watch, partial=bool(asked))
             found = described(target.url, answer.headers, partial=partial)
             if found is None or (partial and not _continues(found, start, target)):
@@ -240,6 +293,17 @@ class Downloader:
             raise TruncatedError(url, found.start + watch.received - before, size)
         return True
 
+    def _take_unchanged(self, target: Target, known: Version, answer: Answer) -> None:
+        """Raise NotModified, or ask without a condition if the answer names another version than was asked for."""
+        self._origin(target).found()
+        self._origin(target).speed_up()
+        found = described(target.url, answer.headers, partial=False)
+        etag = answer.headers.get("etag", "")
+        if found is None or (etag and known.etag and _opaque(etag) != _opaque(known.etag)):
+            target.known = None
+            raise _AskOtherwise
+        raise NotModified(found.version)
+
     def _take_whole(self, target: Target, found: Representation, start: int) -> None:
         """Take note that the whole comes although a part was asked for. Raises NoParts if others bring parts of it."""
         if target.version in (None, found.version):
@@ -271,21 +335,26 @@ class Downloader:
     async def _check_status(
         self, target: Target, answer: Answer, origin: Origin, watch: "_Watch", *, partial: bool
     ) -> None:
-        own = self._origin(target)
-        own.found()
+        self._origin(target).found()
         if answer.status in (200, 203) or (answer.status == 206 and partial):
-            own.speed_up()
+            origin.speed_up()
             return
-        after = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
-        if answer.status in _OVERLOADED:
-            own.slow_down()
-        if after is not None and answer.status in _PASSING and after <= _MAX_RETRY_AFTER:
-            origin.pause(after)
+        after = _heed(answer, origin)
         head = HeadBody()
         with suppress(Surplus, TransportError), anyio.move_on_after(MANNERS_SECONDS):
             encoding = content_encoding(target.url, answer.headers)
             await answer.receive(watch.over(Inflating(target.url, encoding, head) if encoding else head))
         raise StatusError(target.url, answer.status, recognise(bytes(head.data)), after)
+
+
+def _heed(answer: Answer, origin: Origin) -> float | None:
+    """Leave `origin` alone as its answer wants it; return the seconds that it asks for."""
+    after = retry_after(answer.headers.get("retry-after"), datetime.now(UTC))
+    if answer.status in _OVERLOADED:
+        origin.slow_down()
+    if after is not None and answer.status in _PASSING and after <= _MAX_RETRY_AFTER:
+        origin.pause(after)
+    return after
 
 
 def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | None:
@@ -297,6 +366,18 @@ def pause_after(attempt: int, error: TransportError, retry: Retry) -> float | No
     if asked is None:
         return pause
     return max(asked, pause) if asked <= _MAX_RETRY_AFTER else None
+
+
+def _condition(known: Version | None) -> dict[str, str]:
+    """Return the headers that ask for a file only if it is not of the `known` version."""
+    if known is None:
+        return {}
+    return {"if-none-match": known.etag} if known.etag else {"if-modified-since": known.last_modified}
+
+
+def _opaque(etag: str) -> str:
+    """Return what two entity tags have to have in common: whether they are weak does not matter for a whole file."""
+    return etag.strip().removeprefix("W/")
 
 
 def _real_progress(version: Version | None, retry: Retry) -> float:

@@ -15,6 +15,8 @@
     │   └── ShardOrderError
     ├── IntegrityError          right size, wrong content
     ├── ModelChangedError       the files were replaced while they were loaded, again and again
+    ├── CacheError              the cache on disk cannot be used
+    │   └── NotCachedError          it was to do without the network, and lacks something
     ├── EncodeError             these values cannot be stored in the format
     ├── UnknownWeightError      no weight of that name (also a KeyError)
     └── MissingExtraError       an optional dependency is not installed (also an ImportError)
@@ -209,6 +211,34 @@ class ModelChangedError(TfjsFetchError):
 
     def __str__(self) -> str:
         return f"{self.source} changed while it was loaded, {self.attempts} times; is it just being published?"
+
+
+class CacheError(TfjsFetchError):
+    """The cache on disk cannot be used; `place` is the file or directory, and `needed` the bytes there was no room for.
+
+    What the cache held before is untouched.
+    """
+
+    def __init__(self, place: str, problem: str, needed: int | None = None) -> None:
+        super().__init__(place, problem, needed)
+        self.place, self.problem, self.needed = place, problem, needed
+
+    def __str__(self) -> str:
+        room = "" if self.needed is None else f" ({self.needed:,} bytes are needed)"
+        return f"the cache {self.place} {self.problem}{room}; another directory can be given, or cache=None"
+
+
+class NotCachedError(CacheError):
+    """Nothing may be asked of the network, and the cache lacks `missing`."""
+
+    def __init__(self, source: str, missing: tuple[str, ...]) -> None:
+        source, missing = redact(source), tuple(map(redact, missing))
+        TfjsFetchError.__init__(self, source, missing)
+        self.source, self.missing = source, missing
+
+    def __str__(self) -> str:
+        lacks = ", ".join(self.missing[:5]) + ("…" if len(self.missing) > 5 else "")
+        return f"{self.source} is not in the cache, and nothing was asked of the network; it lacks {lacks}"
 
 
 class EncodeError(TfjsFetchError):

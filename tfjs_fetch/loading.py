@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import anyio
 import anyio.abc
@@ -18,6 +18,7 @@ import anyio.to_thread
 from tfjs_fetch.assembly import GroupAssembly, Shard
 from tfjs_fetch.download import Downloader, Target
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
+from tfjs_fetch.filing import Filing
 from tfjs_fetch.format.decoding import is_view, odd_bools
 from tfjs_fetch.format.dtypes import Array
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
@@ -27,6 +28,7 @@ from tfjs_fetch.origins import Slot
 from tfjs_fetch.pieces import Piece, Window, bytes_before, cut
 from tfjs_fetch.planning import Blueprint, needed_shards
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.representation import Version
 from tfjs_fetch.signals import Signal
 from tfjs_fetch.streams import bring_shard
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
@@ -54,6 +56,7 @@ class Job:
     sizes: Sequence[Sequence[int] | None]
     downloader: Downloader
     allowance: Allowance
+    filing: Filing | None = None  # where the bytes go, if not into memory
 
     @property
     def notify(self) -> Callable[[Event], None]:
@@ -76,6 +79,20 @@ class Loaded:
 
     stored: Mapping[str, memoryview]
     arrays: Mapping[str, Array]
+
+
+async def load_into_files(job: Job) -> None:
+    """Bring the files of the whole model into those of `job.filing`, as they become whole."""
+    filing, window, checklist = job.filing, Window(), _Checklist(job)
+    assert filing is not None
+    errands = await _assemble(job, window, checklist.take)
+    try:
+        async with task_group() as tasks:
+            tasks.start_soon(filing.run)
+            await _transfer(job, errands, window)
+            filing.close()
+    finally:
+        _close(errands)
 
 
 async def load(job: Job) -> Loaded:
@@ -117,6 +134,19 @@ async def stream(job: Job) -> AsyncIterator[AsyncIterator[tuple[WeightSpec, Arra
     _close(errands)
     if failure is not None:
         raise failure
+
+
+class _Checklist:
+    """Reports the weights that become whole, as they do."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._total, self._done = job, len(job.blueprint.wanted), 0
+
+    def take(self, piece: Piece, weights: Sequence[PlacedWeight]) -> None:
+        """Take weights that are whole."""
+        for weight in weights:
+            self._done += 1
+            self._job.notify(WeightReady(self._job.source, weight.spec.name, self._done, self._total))
 
 
 class _Kitchen:
@@ -284,6 +314,8 @@ async def _assemble(job: Job, window: Window, take: _Take) -> Sequence[_Errand]:
 def _pieces(job: Job, layout: GroupLayout, before: int, window: Window) -> Sequence[Piece]:
     if layout.size is None:
         return [Piece(layout, before)] if job.blueprint.holds_wanted(layout) else []
+    if job.filing is not None:
+        return [Piece(layout, before, filed=True)] if layout.weights else []
     return cut(layout, job.blueprint.wanted, before, None if window.ahead is None else _PIECE_BYTES)
 
 
@@ -302,14 +334,38 @@ def _group_errands(
         return
     offsets = _expected_offsets(layout, sizes)
     text = (
-        TextAssembly(layout, job.blueprint, pieces[0], take, job.warn, job.allowance) if layout.size is None else None
+        TextAssembly(layout, job.blueprint, pieces[0], take, job.warn, job.allowance, job.filing)
+        if layout.size is None
+        else None
     )
     group = GroupAssembly(layout, job.blueprint, pieces, window, take, job.warn, sizes)
+    found: list[_Errand] = []
     for position in needed:
         url, index, slot = urls[position], first + position, job.downloader.requester.origins.slot(urls[position])
         report = partial(_report, job, url, index)
         body = Shard(group, position, url, slot, report) if text is None else TextBody(text, url, report)
-        yield _Errand(index, body, slot, bytes_before(pieces, offsets[position]))
+        if job.filing is not None and isinstance(body, Shard):
+            body.file = job.filing.shard(index, layout.index, url)
+        found.append(_Errand(index, body, slot, bytes_before(pieces, offsets[position])))
+    if job.filing is not None:
+        found = _adopt(job, group, found)
+    yield from found
+
+
+def _adopt(job: Job, group: GroupAssembly, errands: Sequence[_Errand]) -> list[_Errand]:
+    """Take note of the bytes that are in the files already; return the errands that are left."""
+    adopted = [(shard, shard.file.adopted) for shard in group.shards if shard.file is not None and shard.file.adopted]
+    for shard, noted in adopted:
+        size = noted.entry.whole if noted.entry.whole is not None else noted.there.stop
+        group.announce(shard.position, size)
+    for shard, noted in adopted:
+        shard.adopt(noted)
+    group.check()
+    done = {id(shard) for shard in group.shards if shard.ended}
+    for errand in errands:
+        if id(errand.body) in done:
+            job.notify(_finished(job, errand, "cache"))
+    return [errand for errand in errands if id(errand.body) not in done]
 
 
 def _expected_offsets(layout: GroupLayout, sizes: Sequence[int] | None) -> Sequence[int]:
@@ -352,7 +408,7 @@ async def _acquire(errand: _Errand, under_way: Collection[int], window: Window) 
 
 
 async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -> None:
-    target = Target(errand.body.url, errand.index)
+    target = Target(errand.body.url, errand.index, version=_known(errand.body))
     try:
         if isinstance(errand.body, Shard):
             await bring_shard(job.downloader, target, errand.body)
@@ -364,8 +420,16 @@ async def _run(job: Job, errand: _Errand, under_way: set[int], window: Window) -
         await errand.body.read_group()
     under_way.discard(errand.index)
     window.signal.send()
-    url = redact(errand.body.url)
-    job.notify(ShardFinished(job.source, url, errand.index, errand.body.received, "network"))
+    job.notify(_finished(job, errand, "network"))
+
+
+def _known(body: Shard | TextBody) -> Version | None:
+    """Return the version of the bytes that are there already."""
+    return body.version if isinstance(body, Shard) and body.dealt else None
+
+
+def _finished(job: Job, errand: _Errand, origin: Literal["network", "cache"]) -> ShardFinished:
+    return ShardFinished(job.source, redact(errand.body.url), errand.index, errand.body.received, origin)
 
 
 def _report(job: Job, url: str, index: int, received: int, size: int | None) -> None:

@@ -41,6 +41,10 @@ class Model(Protocol):
     def plan(self) -> Plan:
         """What loading it will bring."""
 
+    @property
+    def received(self) -> int:
+        """How many bytes came over the network for it."""
+
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights; `careful` relies on no size that was guessed or asked for in advance.
 
@@ -64,21 +68,27 @@ class HostedModel:
     @cached_property
     def plan(self) -> Plan:
         """What loading it will bring."""
-        return _plan(self.source, self.blueprint, self.urls)
+        return plan_of(self.source, self.blueprint, self.urls)
+
+    @property
+    def received(self) -> int:
+        """How many bytes came over the network for it."""
+        return self.downloader.received
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights."""
         sizes = [None] * len(self.urls) if careful else await self._sizes(guess=True)
-        loaded = await load(self._job(sizes))
+        loaded = await load(self.job(sizes))
         return WeightBundle(self.blueprint.wanted_manifest, loaded.stored, loaded.arrays, source=self.source)
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Weights]:
         """Give its wanted weights one by one. Nothing is guessed: what was handed out cannot be taken back."""
-        async with stream(self._job(await self._sizes(guess=False))) as weights:
+        async with stream(self.job(await self._sizes(guess=False))) as weights:
             yield weights
 
-    def _job(self, sizes: Sequence[Sequence[int] | None]) -> Job:
+    def job(self, sizes: Sequence[Sequence[int] | None]) -> Job:
+        """Return what a load of it needs to know."""
         return Job(self.blueprint, self.urls, sizes, self.downloader, Allowance(self.limits.weight_bytes))
 
     async def _sizes(self, *, guess: bool) -> Sequence[Sequence[int] | None]:
@@ -137,11 +147,12 @@ class LocalModel:
     files: Files
     notify: OnEvent
     limits: Limits
+    received: int = 0
 
     @property
     def plan(self) -> Plan:
         """What loading it will bring, with the sizes of the files where they are there."""
-        plan = _plan(self.source, self.blueprint, [layout.paths for layout in self.blueprint.layouts])
+        plan = plan_of(self.source, self.blueprint, [layout.paths for layout in self.blueprint.layouts])
         return replace(plan, shards=tuple(self._sized(shard) for shard in plan.shards))
 
     def _sized(self, shard: PlannedShard) -> PlannedShard:
@@ -158,7 +169,8 @@ class LocalModel:
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[Weights]:
         """Give its wanted weights one by one."""
-        async with aclosing(self._decoded(await self._gathered())) as weights:
+        stored = await self._gathered()
+        async with aclosing(one_by_one(self.source, self.blueprint.wanted_specs, stored, self.notify)) as weights:
             yield weights
 
     async def _gathered(self) -> Mapping[str, memoryview]:
@@ -177,16 +189,19 @@ class LocalModel:
         shards = self.files.shards(dict.fromkeys(paths), self.blueprint.room(self.limits))
         return shards, gather(self.blueprint, shards, warnings.append)
 
-    async def _decoded(self, stored: Mapping[str, memoryview]) -> AsyncGenerator[tuple[WeightSpec, Array], None]:
-        specs = self.blueprint.wanted_specs
-        for index, spec in enumerate(specs):
-            data = stored[spec.name]
-            if len(data) > _INLINE_BYTES:
-                array = await anyio.to_thread.run_sync(decode, spec, data, abandon_on_cancel=True)
-            else:
-                array = decode(spec, data)
-            self.notify(WeightReady(self.source, spec.name, index + 1, len(specs)))
-            yield spec, array
+
+async def one_by_one(
+    source: str, specs: Sequence[WeightSpec], stored: Mapping[str, memoryview], notify: OnEvent
+) -> AsyncGenerator[tuple[WeightSpec, Array], None]:
+    """Yield the weights `specs` whose bytes are `stored`, decoded as they are taken."""
+    for index, spec in enumerate(specs):
+        data = stored[spec.name]
+        if len(data) > _INLINE_BYTES:
+            array = await anyio.to_thread.run_sync(decode, spec, data, abandon_on_cancel=True)
+        else:
+            array = decode(spec, data)
+        notify(WeightReady(source, spec.name, index + 1, len(specs)))
+        yield spec, array
 
 
 def planned(plan: Plan) -> Planned:
@@ -194,6 +209,7 @@ def planned(plan: Plan) -> Planned:
     return Planned(plan.source, len(plan.shards), len(plan.weights), plan.total_bytes, plan.cached_bytes)
 
 
-def _plan(source: str, blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> Plan:
+def plan_of(source: str, blueprint: Blueprint, urls: Sequence[Sequence[str]]) -> Plan:
+    """Return what loading a model brings; `urls` are those of each group's files."""
     shards = plan_shards(blueprint, urls)
     return Plan(source, blueprint.manifest, blueprint.wanted_specs, shards, blueprint.total_bytes)

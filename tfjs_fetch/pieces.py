@@ -64,7 +64,7 @@ class Piece:
     many are still in it.
     """
 
-    def __init__(self, layout: GroupLayout, before: int) -> None:
+    def __init__(self, layout: GroupLayout, before: int, *, filed: bool = False) -> None:
         self.before = before
         self.start = layout.weights[0].start if layout.weights else 0
         self.stop = layout.weights[-1].stop if layout.weights else 0
@@ -74,7 +74,8 @@ class Piece:
         self._layout = layout
         self._touched: set[int] = set()
         self._touching: anyio.Lock | None = None
-        self._memory: memoryview | None = None
+        # What goes into a file has no memory here.
+        self._memory: memoryview | None = memoryview(b"") if filed else None
         self._decoder: GroupDecoder | None = None
 
     @property

@@ -4,15 +4,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from tfjs_fetch.errors import WrongContentError
+from tfjs_fetch.freshness import Lifetime, date, lifetime
 
 # Seconds that a file must not have changed before it was asked for: else it may change again within the second that
 # Last-Modified counts in (RFC 9110, 8.8.2.2).
 _SETTLED_SECONDS = 60
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII | re.IGNORECASE)
+# As nginx makes them: the seconds of Last-Modified and the length.
+_TIMED_ETAG = re.compile(r'(?:W/)?"([0-9a-fA-F]{1,16})-[0-9a-fA-F]+"')
 _STRONG_ETAG = re.compile(r'"[^"\x00-\x20\x7f]*"')
 
 
@@ -21,13 +23,16 @@ class Version:
     """What a server calls one version of a file; "" and None where it does not tell.
 
     `size` is that of the whole file on the wire. `validator` is what a promise of the very same bytes can rest on: a
-    strong ETag or a settled Last-Modified, as they stand in the header.
+    strong ETag or a settled Last-Modified, as they stand in the header. `lifetime` tells for how long it may be taken
+    for the current one without asking; while it is `unsettled`, another version may yet get the same name.
     """
 
     etag: str = ""
     last_modified: str = ""
     size: int | None = None
     validator: str | None = field(default=None, compare=False)
+    lifetime: Lifetime = field(default=Lifetime(), compare=False)
+    unsettled: bool = field(default=False, compare=False)
 
     def may_be(self, other: "Version") -> bool:
         """Whether nothing that both of them tell is different."""
@@ -62,9 +67,12 @@ def described(url: str, headers: Mapping[str, str], *, partial: bool) -> Represe
         if found is None or encoding is not None or length not in (None, found[1] - found[0]):
             return None
         start, stop, size = found
-    validator = None if encoding or size is None else _validator(etag, modified, headers.get("date", ""))
+    sent = headers.get("date", "")
+    validator = None if encoding or size is None else _validator(etag, modified, sent)
+    now = datetime.now(UTC)
+    version = Version(etag, modified, size, validator, lifetime(headers, now), _is_unsettled(etag, modified, sent, now))
     divisible = headers.get("accept-ranges", "").strip().lower() != "none"
-    return Representation(Version(etag, modified, size, validator), start, stop, encoding, divisible)
+    return Representation(version, start, stop, encoding, divisible)
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
@@ -105,21 +113,24 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if value.strip().isascii() and value.strip().isdigit():
         return float(value.strip()[:9])
-    when = _date(value)
+    when = date(value)
     return None if when is None else max(0.0, (when - now).total_seconds())
 
 
-def _validator(etag: str, modified: str, date: str) -> str | None:
+def _validator(etag: str, modified: str, sent: str) -> str | None:
     if etag:
         return etag if _STRONG_ETAG.fullmatch(etag.strip()) else None
-    changed, sent = _date(modified), _date(date)
-    settled = changed is not None and sent is not None and (sent - changed).total_seconds() >= _SETTLED_SECONDS
+    changed, at = date(modified), date(sent)
+    settled = changed is not None and at is not None and (at - changed).total_seconds() >= _SETTLED_SECONDS
     return modified if settled else None
 
 
-def _date(value: str) -> datetime | None:
-    try:
-        when = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+def _is_unsettled(etag: str, modified: str, sent: str, now: datetime) -> bool:
+    """Whether the name of a version comes from the second of its making, and that is not over yet."""
+    changed = date(modified) if modified else None
+    if changed is None:
+        return False
+    timed = _TIMED_ETAG.fullmatch(etag.strip()) if etag else None
+    if etag and (timed is None or int(timed[1], 16) != int(changed.timestamp())):
+        return False
+    return ((date(sent) or now) - changed).total_seconds() < 1

@@ -1,7 +1,7 @@
 """The sink for one stream of a shard's bytes: brings them to their place, and notices what is wrong with them.
 
 While the place is unknown the body pauses. Bytes that are in place are never written again: what comes again is
-compared with what is there, or in a stream of weights, which lets memory go, with its checksum; if it differs, the file
+compared with what is there, or where that is not in memory any more, with its checksum; if it differs, the file
 was replaced in between, and the whole load starts over. So no array is ever a mixture of two versions of a file.
 """
 
@@ -70,8 +70,11 @@ class ShardBody:
         if length is not None:
             shard.announce(length)
         if part is None:
-            # From its beginning on the checksum tells one version from another.
-            if self.start and version != shard.version and any(piece.released for piece in self._group.pieces):
+            if shard.dealt and version != shard.version:
+                raise StartOver(changed=True)
+            # What was handed out or written away can only be compared from the beginning on.
+            gone = shard.file is not None or any(piece.released for piece in self._group.pieces)
+            if self.start and gone and version.validator is None:
                 raise StartOver(changed=True)
             shard.head.clear()
             self._reached = self._reached if self.start == 0 else 0
@@ -80,6 +83,8 @@ class ShardBody:
             self._end = part[1]
             shard.headless = part[0] > 0 and not shard.head
         shard.version, shard.begun = version, True
+        if shard.file is not None:
+            shard.file.begin(version, length, whole=part is None)
         self.cursor, self._surplus = (0 if part is None else part[0]), 0
         self._sum = self._reached_sum if part is not None and self.cursor == self._reached else 0
 
@@ -100,6 +105,10 @@ class ShardBody:
             self._buffer = self._spare(edge - self._at)
         elif not self._group.window.admits(piece.before):
             return NO_ROOM
+        elif self._shard.file is not None:
+            self._piece = piece
+            self._shard.file.place(offset)
+            self._buffer = self._shard.file.room(self.cursor, edge - self._at)
         else:
             self._piece = piece
             self._buffer = piece.room(self._at, min(edge, self._at + _BUFFER_BYTES))
@@ -118,6 +127,8 @@ class ShardBody:
             return
         self.cursor += count
         if self._piece is not None:
+            if self._shard.file is not None:
+                self._shard.file.advance(self.cursor - count, count)
             self._place(self._piece, self._at, count)
         elif self._again:
             self._compare(self._at, count)
@@ -136,6 +147,9 @@ class ShardBody:
     async def wait(self) -> None:
         if self._group.offset(self._shard.position) is None:
             await self._group.signal.wait()
+            return
+        if self._shard.file is not None:
+            await self._shard.file.wait()
             return
         piece, window = self._group.piece_at(self._at), self._group.window
         if piece is not None and window.admits(piece.before):
@@ -163,6 +177,8 @@ class ShardBody:
         shard.ended = self.stop is None if shard.size is None else shard.received == shard.size
         self._group.check()
         self._report(now=shard.ended)
+        if shard.file is not None:
+            shard.file.flush(self.cursor)
         # A buffer left here would keep the last piece of every shard alive, and so a streamed model as a whole.
         self._piece, self._buffer, self._scratch = None, NO_ROOM, NO_ROOM
 
@@ -200,14 +216,14 @@ class ShardBody:
     def _compare(self, at: int, count: int) -> None:
         """Raise StartOver if what came again differs from what is there."""
         piece = self._group.piece_at(at)
-        if piece is None or piece.start > at or piece.released:
+        if piece is None or piece.start > at or piece.released or self._shard.file is not None:
             return
         if piece.memory[at - piece.start : at - piece.start + count] != self._buffer[:count]:
             raise StartOver(changed=True)
 
     def _sum_up(self, count: int) -> None:
         """Sum up what came; raise StartOver if it came again, all of it, and differs from what was handed out."""
-        if self._group.window.ahead is None:
+        if self._group.window.ahead is None and self._shard.file is None:
             return
         self._sum = crc32(self._buffer[:count], self._sum)
         if self.cursor > self._reached:

@@ -1,12 +1,14 @@
 """Groups with strings: they carry their lengths with them, so a group can be read only when all of it is there."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import anyio.to_thread
 
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
+from tfjs_fetch.filing import Filing, Text, Unstorable
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
@@ -34,6 +36,7 @@ class TextBody:
         self.position = len(group.bodies)
         self.url = url
         self.size: int | None = None
+        self.version = Version()
         self._group, self._report = group, report
         self._document = DocumentBody(url, group.allowance.limit, "Limits.weight_bytes")
         group.bodies.append(self)
@@ -69,7 +72,9 @@ class TextBody:
         return self._document.progress
 
     def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
-        self.size = length
+        if self._group.filing is not None and not version.lifetime.storable:
+            raise Unstorable
+        self.size, self.version = length, replace(version, size=length)
         self._group.allowance.used -= self.received
         self._document.begin(length, version, part)
         self._group.allowance.used += self.received
@@ -111,9 +116,10 @@ class TextAssembly:
         whole: Callable[[Piece, Sequence[PlacedWeight]], None],
         warn: Callable[[str], None],
         allowance: "Allowance",
+        filing: Filing | None = None,
     ) -> None:
         self.bodies: list[TextBody] = []
-        self.allowance = allowance
+        self.allowance, self.filing = allowance, filing
         self._is_read = False
         self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
 
@@ -132,6 +138,10 @@ class TextAssembly:
             data, weights = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
         except MissingBytesError as error:
             raise suspicion(heads, error) or error from None
+        if self.filing is not None:
+            self.filing.texts[self._layout.index] = Text(
+                data, [(body.url, body.version, body.received) for body in self.bodies]
+            )
         used = weights[-1].stop if weights else 0
         if used < len(data):
             if not self._blueprint.tolerates_extra(self._layout):

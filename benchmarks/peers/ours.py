@@ -9,7 +9,7 @@ from tfjs_fetch.format.dtypes import Array
 
 async def fetch(url: str) -> Iterable[Array]:
     """Return the arrays of the model at `url`."""
-    return (await tfjs_fetch.fetch(url)).values()
+    return (await tfjs_fetch.fetch(url, cache=None)).values()
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def test_a_header_goes_with_every_request_to_the_model(
 ) -> None:
     server.files.update(small.hosted())
 
-    ran = run("get", f"{server.url}/m/model.json", "--header", text, "--header", "X-Other: 1")
+    ran = run("get", f"{server.url}/m/model.json", "--header", text, "--header", "X-Other: 1", "--cache", "none")
 
     assert ran.code == 0
     assert len(server.requests) == 3
@@ -167,6 +167,6 @@ def test_what_is_allowed_becomes_the_policy(
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(options, "Client", lambda **settings: made.append(settings))
 
-    options.client((), allowed)
+    options.client((), allowed, "none")
 
-    assert made == [{"headers": {}, "policy": policy}]
+    assert made == [{"headers": {}, "policy": policy, "cache": None}]

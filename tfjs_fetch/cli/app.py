@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tfjs_fetch.bars import printable
+from tfjs_fetch.cli.cache import cache
 from tfjs_fetch.cli.demo import demo
 from tfjs_fetch.cli.get import get
 from tfjs_fetch.cli.options import INTERRUPTED, exit_code
@@ -88,6 +89,6 @@ def app(context: click.Context) -> None:
         context.exit(2)
 
 
-COMMANDS: Sequence[click.Command] = (get, plan, show, demo)
+COMMANDS: Sequence[click.Command] = (get, plan, show, cache, demo)
 for command in COMMANDS:
     app.add_command(command)

@@ -50,7 +50,7 @@ def demo(seconds: float, as_json: bool, progress: str) -> None:
 
 
 async def _fetched(url: str, show: OnEvent) -> WeightBundle:
-    async with Client() as client:
+    async with Client(cache=None) as client:
         return await client.fetch(url, progress=show)
 
 

@@ -40,16 +40,17 @@ def get(
     headers: Sequence[str],
     shard_url: str | None,
     allow: Sequence[str],
+    cache_mode: str,
     as_json: bool,
     progress: str,
     expected: str | None,
 ) -> None:
     """Fetch the model at SOURCE, check it, and list its weights.
 
-    Nothing is kept on disk. The digest that is shown names the content: --expected makes sure that it is the same
-    another time.
+    It is kept on disk: see the command cache. The digest that is shown names the content: --expected makes sure that
+    it is the same another time.
     """
-    asked = client(headers, allow)
+    asked = client(headers, allow, cache_mode)
 
     async def work(show: OnEvent) -> WeightBundle:
         async with asked as opened:

@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from tfjs_fetch.bars import progress_bars
 from tfjs_fetch.client import Client
-from tfjs_fetch.config import Policy
-from tfjs_fetch.errors import IntegrityError, RefusedError, TfjsFetchError, TransportError
+from tfjs_fetch.config import Cache, CacheMode, Policy
+from tfjs_fetch.errors import (
+    CacheError,
+    IntegrityError,
+    NotCachedError,
+    RefusedError,
+    TfjsFetchError,
+    TransportError,
+)
 from tfjs_fetch.events import Event, OnEvent, ignore
 from tfjs_fetch.progress import ProgressState
 
@@ -22,6 +29,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # What a shell is told after Ctrl-C: 128 and the number of SIGINT.
 INTERRUPTED = 130
+# And where what was named is not there.
+NOTHING_FOUND = 1
 
 _TOLERATED: Mapping[str, Mapping[str, Any]] = {
     "extra-bytes": {"extra_bytes": "ignore"},
@@ -61,6 +70,15 @@ def source_options(function: _Function) -> _Function:
             type=click.Choice(list(_TOLERATED)),
             help=f"Go on in spite of {', '.join(_TOLERATED)}. Repeatable.",
         ),
+        click.option(
+            "--cache",
+            "cache_mode",
+            default="auto",
+            show_default=True,
+            metavar="auto|refresh|trust|offline|none",
+            type=click.Choice(["auto", "refresh", "trust", "offline", "none"]),
+            help="When what is kept on disk is used: after asking the server, or without; none keeps nothing.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
     )
     return reduce(lambda decorated, option: option(decorated), reversed(options), function)
@@ -78,12 +96,13 @@ def progress_option(function: _Function) -> _Function:
     )(function)
 
 
-def client(headers: Sequence[str], allow: Sequence[str]) -> Client:
+def client(headers: Sequence[str], allow: Sequence[str], cache_mode: str) -> Client:
     """Return a client for these options. Raises click.UsageError for a header that cannot be sent."""
     policy = Policy()
     for name in allow:
         policy = replace(policy, **_TOLERATED[name])
-    return Client(headers=dict(map(_header, headers)), policy=policy)
+    cache = None if cache_mode == "none" else Cache(mode=cast("CacheMode", cache_mode))
+    return Client(headers=dict(map(_header, headers)), policy=policy, cache=cache)
 
 
 @contextmanager
@@ -118,6 +137,10 @@ def exit_code(error: BaseException) -> int:
             return 3
         case IntegrityError():
             return 4
+        case NotCachedError():
+            return 3
+        case CacheError():
+            return 5
         case _:
             return 1
 

@@ -8,6 +8,7 @@ import click
 from tfjs_fetch.bars import counted
 from tfjs_fetch.cli.options import client, source_options
 from tfjs_fetch.cli.output import print_json, print_table, say, summary, weights_json
+from tfjs_fetch.client import Client
 from tfjs_fetch.planning import Plan
 
 
@@ -19,6 +20,7 @@ def plan(
     headers: Sequence[str],
     shard_url: str | None,
     allow: Sequence[str],
+    cache_mode: str,
     as_json: bool,
 ) -> None:
     """List the weights files that `get` would fetch from SOURCE.
@@ -26,7 +28,7 @@ def plan(
     Only model.json is asked for. A file whose size is not known from there has none. Of chosen weights' files only the
     bytes that hold them are asked for, if the server can give parts of files.
     """
-    made = planned(source, weights, headers, shard_url, allow)
+    made = planned(source, weights, shard_url, client(headers, allow, cache_mode))
     if as_json:
         print_json({**made.as_json(), "weights": weights_json(made.weights)})
         return
@@ -39,11 +41,8 @@ def plan(
     say(f"{counted(len(made.shards), 'file')}: {summary(made.weights)}")
 
 
-def planned(
-    source: str, weights: Sequence[str], headers: Sequence[str], shard_url: str | None, allow: Sequence[str]
-) -> Plan:
+def planned(source: str, weights: Sequence[str], shard_url: str | None, asked: Client) -> Plan:
     """Return the plan for these options."""
-    asked = client(headers, allow)
 
     async def work() -> Plan:
         async with asked as opened:

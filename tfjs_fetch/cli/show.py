@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tfjs_fetch.bars import counted
-from tfjs_fetch.cli.options import source_options
+from tfjs_fetch.cli.options import client, source_options
 from tfjs_fetch.cli.output import (
     MINOR_WEIGHT_COLUMNS,
     WEIGHT_COLUMNS,
@@ -38,13 +38,14 @@ def show(
     headers: Sequence[str],
     shard_url: str | None,
     allow: Sequence[str],
+    cache_mode: str,
     as_json: bool,
 ) -> None:
     """Show what is in SOURCE: weights, layers, inputs, outputs.
 
     Only model.json is asked for. In shapes, ? is a size that is free, as that of the batch.
     """
-    plan = planned(source, weights, headers, shard_url, allow)
+    plan = planned(source, weights, shard_url, client(headers, allow, cache_mode))
     structure = topology(plan.manifest)
     if as_json:
         print_json(_json(plan, structure))
