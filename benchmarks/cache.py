@@ -38,7 +38,7 @@ WARM_GROWTH_TARGET = 1.2
 # The 99th percentile of a 1 ms ticker's lag in the same loop, in seconds.
 LAG_TARGET = 0.020
 # What --check demands of a speed: neighbours on the same machine spoil disks above all.
-_FLOOR = 0.6
+_FLOOR = 0.4
 
 _OURS, _CURL, _ARIA2C, _POOCH = "tfjs_fetch", "curl -Z", "aria2c", "pooch"
 _SHARDS = Synthetic("shards", 64, 1_638_400)

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks import nginx
 
 _PROGRAMS = {"nginx": "nginx", "curl": "curl", "aria2c": "aria2", "node": "nodejs", "npm": "npm"}
-_PACKAGES = ("aiohttp", "obstore")
+_PACKAGES = ("aiohttp", "obstore", "pooch", "safetensors")
 _TFJS = "@tensorflow/tfjs"
 _TFJS_VERSION = "4.22.0"
 

@@ -301,6 +301,19 @@ async def test_without_a_network_what_was_cached_last_serves_and_says_so() -> No
     assert "503" in warned.message
 
 
+async def test_if_the_network_fails_while_the_new_one_comes_the_old_one_serves() -> None:
+    old, new, events = many(3), many(3, first=9), list[Event]()
+    async with MockServer(old.hosted()) as server:
+        await fetched(server)
+        server.files.update(new.hosted())
+        server.misbehave_in_turn("/m/s1", (), *[Status(500)] * 20)
+        assert_equal(await fetched(server, progress=events.append), old.arrays)
+        with pytest.raises(StatusError):
+            await fetched(server, policy=Policy(stale_if_error=False))
+
+    assert [event for event in events if isinstance(event, Warned) and "500" in event.message]
+
+
 async def test_an_interrupted_fetch_goes_on_where_it_was() -> None:
     values = np.random.default_rng(0).random(2**20, np.float32)
     example, mebibyte = model(group({"w": values}, [2**20, 3 * 2**20])), 2**20

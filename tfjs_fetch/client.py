@@ -4,7 +4,6 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -115,7 +114,8 @@ class Client:
         load = partial(self._load, wish)
         if self._cache is None:
             return await load(progress)
-        return await self._flights.join(replace(wish, source=str(source)), load, progress)
+        same = (str(source), wish.weights, shard_url if isinstance(shard_url, str) else id(shard_url), expected)
+        return await self._flights.join(same, load, progress)
 
     async def _load(self, wish: Wish, progress: OnEvent) -> WeightBundle:
         started, received = time.monotonic(), 0

@@ -1,15 +1,20 @@
-"""Bytes on their way into the files of a download: received into small buffers, written and summed up while hot.
+"""Bytes on their way into the files of a download: received into small buffers, summed up and written while hot.
 
-Each stream of a shard fills a buffer of its own; full ones are handed to worker threads, a few for each shard at most,
-so that little is lost when the process is killed, and memory stays small whatever the model's size. A body for whose
-bytes there is no room waits: no faster than the disk.
+Each stream of a shard fills a buffer of its own. Full ones go to a thread that sums them up and from there to one that
+writes them, a few for each shard at most, so that little is lost when the process is killed, and memory stays small
+whatever the model's size. A body for whose bytes there is no room waits: no faster than the disk.
 """
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from queue import Empty, SimpleQueue
 
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -21,14 +26,14 @@ from tfjs_fetch.signals import Signal
 from tfjs_fetch.sinks import NO_ROOM
 from tfjs_fetch.tasks import task_group
 
-# A buffer, and how much of one shard may wait to be written. Together with as much that is being filled, less than a
-# mebibyte of a shard is lost when the process is killed.
+# A buffer, and how much of one shard may wait to be written. Together with what is being filled that is the mebibyte of
+# a shard that may be lost when the process is killed.
 _BUFFER_BYTES = 256 * 1024
 _SMALL_BUFFER_BYTES = 64 * 1024
-_WAITING_BYTES = 512 * 1024
-_WRITERS = 2
-# Beyond so many bytes that are not on the disk, writing waits for it.
-_MOST_UNSYNCED = 2 * SYNC_BYTES - 4 * 2**20
+_WAITING_BYTES = 768 * 1024
+# What is written is put on the disk when it is so much and took so many seconds to come: what came faster than that
+# comes again as fast, if the power goes off. While that is done no more is written than that.
+_SYNC_SECONDS = 1.0
 
 
 class Unstorable(Exception):  # noqa: N818 - a turn of events, not an error: nobody outside sees it
@@ -36,17 +41,22 @@ class Unstorable(Exception):  # noqa: N818 - a turn of events, not an error: nob
 
 
 class _Buffer:
-    """Bytes of a shard from `start` on, as many as are `filled`."""
+    """Bytes of `shard` from `start` on, as many as are `filled`."""
 
-    __slots__ = ("filled", "memory", "start")
+    __slots__ = ("filled", "memory", "shard", "start")
 
-    def __init__(self, start: int, memory: memoryview) -> None:
-        self.start, self.memory, self.filled = start, memory, 0
+    def __init__(self, shard: "FiledShard", start: int, memory: memoryview) -> None:
+        self.shard, self.start, self.memory, self.filled = shard, start, memory, 0
 
     @property
     def stop(self) -> int:
         """Where its bytes end."""
         return self.start + self.filled
+
+    @property
+    def data(self) -> memoryview:
+        """Its bytes."""
+        return self.memory[: self.filled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,47 +68,52 @@ class Text:
 
 
 class Filing:
-    """The bytes of one download on their way into the files of `partial`.
+    """The bytes of one download on their way into the files of `work`.
 
     `adopted` are the shards, by their indices, of which bytes are there already. `now` is in seconds since the epoch.
     """
 
-    def __init__(self, partial: Partial, adopted: Mapping[int, Noted], now: float) -> None:
-        self.partial, self.adopted, self.now = partial, adopted, now
+    def __init__(self, work: Partial, adopted: Mapping[int, Noted], now: float) -> None:
+        self.partial, self.adopted, self.now = work, adopted, now
         self.shards: list[FiledShard] = []
         self.texts: dict[int, Text] = {}  # groups with strings
-        self._ready: deque[FiledShard] = deque()  # those with full buffers that nobody writes
+        # Full buffers, and what is to be called before those that follow; None is the end.
+        self._to_sum: SimpleQueue[_Buffer | Callable[[], None] | None] = SimpleQueue()
+        self._to_write: SimpleQueue[_Buffer | None] = SimpleQueue()
         self._spare: list[memoryview] = []
-        self._signal = Signal()
-        self._syncing = Signal()
-        self._busy = 0
-        self._closed = False
+        self._much_unsynced = Signal()
+        self._synced = threading.Event()
+        self._synced_at = time.monotonic()
+        self._is_syncing = False
+        self._meanwhile = self._most_meanwhile = 0  # bytes written since the last sync began, and how many may be
+        self._ended = False
 
     async def run(self) -> None:
         """Write until all is written and `close` was called."""
         async with task_group() as tasks:
             tasks.start_soon(self._sync)
-            async with task_group() as writers:
-                for _ in range(_WRITERS):
-                    writers.start_soon(self._write)
+            tasks.start_soon(self._end)
+            async with task_group() as threads:
+                # Threads that wait for bytes must not keep others from theirs.
+                limiter = anyio.CapacityLimiter(2)
+                for work in (self._sum_up, self._write):
+                    threads.start_soon(partial(anyio.to_thread.run_sync, work, limiter=limiter))
             tasks.cancel_scope.cancel()
 
     def close(self) -> None:
         """Take note that no more will come, and have the rest written."""
         for shard in self.shards:
             shard.flush_all()
-        self._closed = True
-        self._signal.send()
+        self._to_sum.put(None)
 
     def shard(self, index: int, group: int, url: str) -> "FiledShard":
         """Return the way into the files for a shard."""
         self.shards.append(FiledShard(self, index, group, url, self.adopted.get(index)))
         return self.shards[-1]
 
-    def take(self, shard: "FiledShard") -> None:
-        """Have the full buffers of a shard written."""
-        self._ready.append(shard)
-        self._signal.send()
+    def take(self, buffer: _Buffer | Callable[[], None]) -> None:
+        """Have a buffer written, or something called before those that follow."""
+        self._to_sum.put(buffer)
 
     def memory(self, count: int) -> memoryview:
         """Return memory for a buffer."""
@@ -106,38 +121,62 @@ class Filing:
             return self._spare.pop()
         return memoryview(bytearray(count))
 
-    async def _write(self) -> None:
-        while True:
-            while not self._ready:
-                if self._closed and not self._busy:
-                    return
-                await self._signal.wait()
-            shard = self._ready.popleft()
-            batch = shard.full
-            shard.full, shard.written = [], batch
-            self._busy += 1
-            try:
-                while self.partial.unsynced > _MOST_UNSYNCED:
-                    await self._syncing.wait()
-                # Never abandoned: nobody else may write to this shard meanwhile.
-                await anyio.to_thread.run_sync(_write_all, self.partial, shard.index, batch)
-            finally:
-                self._busy -= 1
-            shard.has_written()
-            self._spare += [one.memory for one in batch if len(one.memory) == _BUFFER_BYTES]
-            if shard.full:
-                self._ready.append(shard)
-            self._signal.send()
-            if self.partial.unsynced >= SYNC_BYTES:
-                self._syncing.send()
+    def _sum_up(self) -> None:
+        while (buffer := self._to_sum.get()) is not None and not self._ended:
+            if isinstance(buffer, _Buffer):
+                self.partial.sum_up(buffer.shard.index, buffer.start, buffer.data)
+                self._to_write.put(buffer)
+            else:
+                buffer()
+        self._to_write.put(None)
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            batch = [self._to_write.get()]
+            with suppress(Empty):
+                while batch[-1] is not None:
+                    batch.append(self._to_write.get_nowait())
+            going = batch[-1] is not None and not self._ended
+            buffers = [buffer for buffer in batch if buffer is not None]
+            self.partial.write([(one.shard.index, one.start, one.data) for one in buffers])
+            anyio.from_thread.run_sync(self._take_note, buffers)
+            self._meanwhile += sum(buffer.filled for buffer in buffers)
+            while self._is_syncing and self._meanwhile > self._most_meanwhile and not self._ended:
+                self._synced.wait()
+                self._synced.clear()
+
+    def _take_note(self, written: Sequence[_Buffer]) -> None:
+        """Let the memory of buffers be used again."""
+        for buffer in written:
+            buffer.shard.has_written(buffer.filled)
+            if len(buffer.memory) == _BUFFER_BYTES:
+                self._spare.append(buffer.memory)
+        if self._is_much_unsynced:
+            self._much_unsynced.send()
+
+    @property
+    def _is_much_unsynced(self) -> bool:
+        return self.partial.unsynced >= SYNC_BYTES and time.monotonic() - self._synced_at >= _SYNC_SECONDS
 
     async def _sync(self) -> None:
         while True:
-            if self.partial.unsynced < SYNC_BYTES:
-                await self._syncing.wait()
+            if not self._is_much_unsynced:
+                await self._much_unsynced.wait()
                 continue
+            self._most_meanwhile, self._meanwhile, self._is_syncing = self.partial.unsynced, 0, True
             await anyio.to_thread.run_sync(self.partial.sync)
-            self._syncing.send()
+            self._is_syncing, self._synced_at = False, time.monotonic()
+            self._synced.set()
+
+    async def _end(self) -> None:
+        """Let the threads end when the load does, however it ends."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._ended = True
+            self._synced.set()
+            self._to_sum.put(None)
 
 
 class FiledShard:
@@ -146,8 +185,7 @@ class FiledShard:
     def __init__(self, filing: Filing, index: int, group: int, url: str, adopted: Noted | None) -> None:
         self.index, self.url, self.adopted = index, url, adopted
         self._signal = Signal()  # there may be room again
-        self.full: list[_Buffer] = []
-        self.written: list[_Buffer] = []  # being written now
+        self._waiting = 0  # bytes that are not written yet
         self.version = None if adopted is None else adopted.entry.version
         # When this version was first seen in this load, and when last; on the clock of the event loop.
         self.first = self.last = None if adopted is None else -math.inf
@@ -173,7 +211,7 @@ class FiledShard:
             # While something else may yet get the same name, nobody can go on with what is here.
             version = Version(size=self.version.size) if self.version.unsettled else self.version
             entry = self.entry(version)
-            self._filing.partial.begin(self.index, Noted(entry, self._group, start))
+            self._filing.take(partial(self._filing.partial.begin, self.index, Noted(entry, self._group, start)))
 
     def entry(self, version: Version) -> Entry:
         """Return what the cache writes down of it."""
@@ -187,7 +225,7 @@ class FiledShard:
             size = _BUFFER_BYTES if len(self._filling) < 2 else _SMALL_BUFFER_BYTES
             if self._waiting + size > _WAITING_BYTES:
                 return NO_ROOM
-            buffer = self._filling[position] = _Buffer(position, self._filing.memory(size))
+            buffer = self._filling[position] = _Buffer(self, position, self._filing.memory(size))
         return buffer.memory[buffer.filled : buffer.filled + count]
 
     def advance(self, position: int, count: int) -> None:
@@ -215,21 +253,11 @@ class FiledShard:
         while self._waiting + _BUFFER_BYTES > _WAITING_BYTES:
             await self._signal.wait()
 
-    def has_written(self) -> None:
-        """Take note that what was being written is."""
-        self.written = []
+    def has_written(self, count: int) -> None:
+        """Take note that so many bytes are written."""
+        self._waiting -= count
         self._signal.send()
 
-    @property
-    def _waiting(self) -> int:
-        return sum(buffer.filled for buffer in (*self.full, *self.written))
-
     def _hand_over(self, buffer: _Buffer) -> None:
-        self.full.append(buffer)
-        if len(self.full) == 1 and not self.written:
-            self._filing.take(self)
-
-
-def _write_all(partial: Partial, index: int, buffers: list[_Buffer]) -> None:
-    for buffer in buffers:
-        partial.write(index, buffer.start, buffer.memory[: buffer.filled])
+        self._waiting += buffer.filled
+        self._filing.take(buffer)

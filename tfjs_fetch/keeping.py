@@ -8,15 +8,13 @@ that it last told of before the last of them was first seen; if one has changed,
 import errno
 import hashlib
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate
-from typing import TypeVar
 
 import anyio
-import anyio.to_thread
 
 from tfjs_fetch.assembly import StartOver
 from tfjs_fetch.bundle import WeightBundle
@@ -26,23 +24,21 @@ from tfjs_fetch.cache.records import Entry, Record
 from tfjs_fetch.cache.shelf import Find, Generation, Shelf
 from tfjs_fetch.cache.upkeep import remove, surplus
 from tfjs_fetch.download import DOCUMENT_CODING
-from tfjs_fetch.errors import CacheError, IntegrityError
+from tfjs_fetch.errors import CacheError, IntegrityError, RefusedError, TransportError
 from tfjs_fetch.events import Warned
 from tfjs_fetch.filing import FiledShard, Filing, Unstorable
 from tfjs_fetch.format.layout import GroupLayout, usual_sizes
-from tfjs_fetch.kept import stored_bytes
+from tfjs_fetch.kept import KeptModel, instead_of, stored_bytes
 from tfjs_fetch.loading import load_into_files
 from tfjs_fetch.models import HostedModel, Weights
 from tfjs_fetch.origins import Slot
 from tfjs_fetch.planning import Plan
 from tfjs_fetch.representation import Version
 from tfjs_fetch.stretches import Stretches
-from tfjs_fetch.tasks import task_group
+from tfjs_fetch.tasks import in_thread, task_group
 
 # Seconds after which the name of a version that comes from the second of its making can be relied on.
 _SETTLING_SECONDS = 1.05
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +66,7 @@ class KeepingModel:
     lengths: Mapping[int, int]
     now: float
     expected: str | None = None
+    instead: KeptModel | None = None  # what serves if the network fails
 
     @cached_property
     def plan(self) -> Plan:
@@ -91,9 +88,18 @@ class KeepingModel:
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its weights. Raises StartOver, and CacheError if they cannot be written."""
+        try:
+            return await self._load(careful=careful)
+        except TransportError as error:
+            if self.instead is None or isinstance(error, RefusedError) or error is self.hosted.downloader.raised():
+                raise
+            self._warn(instead_of(error, self.instead.generation))
+            return await self.instead.load(careful=careful)
+
+    async def _load(self, *, careful: bool) -> WeightBundle:
         sizes = [self._sizes(group, careful=careful) for group in range(len(self.hosted.urls))]
         try:
-            work = await _in_thread(self.shelf.download, self.hosted.blueprint.total_bytes or 0)
+            work = await in_thread(self.shelf.download, self.hosted.blueprint.total_bytes or 0)
         except CacheError as error:
             if not _is_forbidden(error):
                 raise
@@ -101,11 +107,12 @@ class KeepingModel:
             return await self.hosted.load(careful=careful)
         useful = True
         try:
-            adopted = await _in_thread(self._prepare, work, sizes)
+            adopted = await in_thread(self._prepare, work, sizes)
             filing = Filing(work, adopted, self.now)
+            filing.take(partial(work.keep_document, self.document.content))
             await load_into_files(replace(self.hosted.job(sizes), filing=filing))
             await self._confirm(filing)
-            bundle, warnings = await _in_thread(self._publish, filing)
+            bundle, warnings = await in_thread(self._publish, filing)
             for message in warnings:
                 self._warn(message)
         except Unstorable:
@@ -116,7 +123,7 @@ class KeepingModel:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                await _in_thread(partial(work.close, useful=useful))
+                await in_thread(partial(work.close, useful=useful))
         return bundle
 
     def _warn(self, message: str) -> None:
@@ -202,7 +209,7 @@ class KeepingModel:
             if not doubtful:
                 return
         for shard in doubtful:
-            await _in_thread(filing.partial.drop, shard.index)
+            await in_thread(filing.partial.drop, shard.index)
         raise StartOver(changed=True)
 
     async def _changed(self, shards: Sequence[FiledShard]) -> list[FiledShard]:
@@ -276,7 +283,7 @@ class KeepingModel:
         document = Entry.of(self.document.url, self.document.version, self.now)
         content = self.document.content
         document = replace(document, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        return self.shelf.place(filing.partial, content, document, groups, shards)
+        return self.shelf.place(filing.partial, document, groups, shards)
 
     def _entry(self, filing: Filing, index: int) -> Entry:
         if index in filing.partial.journal.shards:
@@ -299,8 +306,3 @@ def _text_entries(data: bytes, shards: Sequence[tuple[str, Version, int]], now: 
         )
         at += size
     return entries
-
-
-async def _in_thread(function: Callable[..., Result], *arguments: object) -> Result:
-    """Return what `function` does, in a worker thread that is never abandoned."""
-    return await anyio.to_thread.run_sync(partial(function, *arguments))

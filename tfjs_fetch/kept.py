@@ -1,11 +1,10 @@
 """A model that is in the cache: its weights are views of the files of one generation, mapped."""
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import anyio.to_thread
 
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.cache.shelf import Generation
@@ -16,6 +15,7 @@ from tfjs_fetch.gathering import odd_message
 from tfjs_fetch.models import Weights, one_by_one, plan_of
 from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
+from tfjs_fetch.tasks import in_thread
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class KeptModel:
         groups = zip(self.generation.record.shards, self.blueprint.layouts, strict=True)
         urls = [[entry.url for entry in entries] or layout.paths for entries, layout in groups]
         plan = plan_of(self.source, self.blueprint, urls)
-        return replace(plan, cached_bytes=sum(map(len, stored_bytes(self.blueprint, self.generation).values())))
+        known = self.blueprint.total_bytes
+        return replace(plan, cached_bytes=sum(self.generation.record.groups) if known is None else known)
 
     async def load(self, *, careful: bool) -> WeightBundle:
         """Return its wanted weights; they are decoded on first use."""
@@ -56,7 +57,7 @@ class KeptModel:
         def read() -> Mapping[str, memoryview]:
             return stored_bytes(self.blueprint, self.generation, warnings.append)
 
-        stored = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+        stored = await in_thread(read, abandon=True)
         for message in warnings:
             self.notify(Warned(self.source, message))
         for shard in self.plan.shards:
@@ -79,3 +80,9 @@ def stored_bytes(
                 if odd := odd_bools(weight.spec, data):
                     warn(odd_message(weight.spec, odd))
     return stored
+
+
+def instead_of(error: Exception, generation: Generation) -> str:
+    """Return what to tell where `generation` serves because of `error`."""
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(generation.record.made))
+    return f"{error}; what was cached on {made} is used"

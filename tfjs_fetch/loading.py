@@ -11,10 +11,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Literal, TypeAlias
 
-import anyio
-import anyio.abc
-import anyio.to_thread
-
 from tfjs_fetch.assembly import GroupAssembly, Shard
 from tfjs_fetch.download import Downloader, Target
 from tfjs_fetch.events import Event, ShardFinished, ShardProgress, Warned, WeightReady
@@ -32,7 +28,7 @@ from tfjs_fetch.representation import Version
 from tfjs_fetch.signals import Signal
 from tfjs_fetch.streams import bring_shard
 from tfjs_fetch.strings import Allowance, TextAssembly, TextBody
-from tfjs_fetch.tasks import Turns, task_group
+from tfjs_fetch.tasks import Turns, in_thread, task_group
 
 # Up to so many bytes are converted on the event loop: a hop to a thread costs more than they do.
 _INLINE_BYTES = 64 * 1024
@@ -264,7 +260,7 @@ async def decoded(batch: Sequence[tuple[Piece, PlacedWeight]], job: Job) -> Sequ
         ]
 
     dear = sum(_work_bytes(piece, weight) for piece, weight in batch) > _INLINE_BYTES
-    done = await anyio.to_thread.run_sync(work, abandon_on_cancel=True) if dear or len(batch) > 64 else work()
+    done = await in_thread(work, abandon=True) if dear or len(batch) > 64 else work()
     for (_, weight), (_, odd) in zip(batch, done, strict=True):
         if odd:
             job.warn(odd_message(weight.spec, odd))

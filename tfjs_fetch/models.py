@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeAlias
 
-import anyio.to_thread
-
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.config import Limits
 from tfjs_fetch.download import Downloader
@@ -26,7 +24,7 @@ from tfjs_fetch.loading import Job, load, stream
 from tfjs_fetch.origins import Slot
 from tfjs_fetch.planning import Blueprint, Plan, PlannedShard, plan_shards
 from tfjs_fetch.strings import Allowance
-from tfjs_fetch.tasks import Turns, task_group
+from tfjs_fetch.tasks import Turns, in_thread, task_group
 
 Weights: TypeAlias = AsyncIterator[tuple[WeightSpec, Array]]
 
@@ -175,7 +173,7 @@ class LocalModel:
 
     async def _gathered(self) -> Mapping[str, memoryview]:
         warnings: list[str] = []
-        shards, stored = await anyio.to_thread.run_sync(self._read, warnings, abandon_on_cancel=True)
+        shards, stored = await in_thread(self._read, warnings, abandon=True)
         for message in warnings:
             self.notify(Warned(self.source, message))
         for shard in self.plan.shards:
@@ -197,7 +195,7 @@ async def one_by_one(
     for index, spec in enumerate(specs):
         data = stored[spec.name]
         if len(data) > _INLINE_BYTES:
-            array = await anyio.to_thread.run_sync(decode, spec, data, abandon_on_cancel=True)
+            array = await in_thread(decode, spec, data, abandon=True)
         else:
             array = decode(spec, data)
         notify(WeightReady(source, spec.name, index + 1, len(specs)))

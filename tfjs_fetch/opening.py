@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypeAlias
 
 import anyio
-import anyio.to_thread
 
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.cache.shelf import Generation, Shelf
@@ -21,14 +20,14 @@ from tfjs_fetch.errors import NotCachedError, RefusedError, TransportError
 from tfjs_fetch.events import Event, OnEvent, Planned, Warned, WeightReady
 from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.keeping import Document
-from tfjs_fetch.kept import KeptModel
+from tfjs_fetch.kept import KeptModel, instead_of
 from tfjs_fetch.models import HostedModel, LocalModel, Model
 from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import Blueprint, Plan
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.representation import Version
 from tfjs_fetch.requesting import Requester
-from tfjs_fetch.tasks import Turns
+from tfjs_fetch.tasks import Turns, in_thread
 from tfjs_fetch.transport import Transport
 from tfjs_fetch.urls import Remote, joined, locate, origin, shard_url
 from tfjs_fetch.visits import is_fresh, visited
@@ -123,7 +122,7 @@ class Opening:
         """Return the model. Raises what `Client.fetch` does before the first shard."""
         place = locate(self._wish.source)
         if not isinstance(place, Remote):
-            files = await anyio.to_thread.run_sync(open_files, place.path, self._parts.limits)
+            files = await in_thread(open_files, place.path, self._parts.limits)
             return await self._local(files)
         if self._parts.cache is None or place.is_archive:
             return await self._remote(place)
@@ -140,13 +139,13 @@ class Opening:
         self._events.take(Warned(self._shown, message))
 
     async def _through_cache(self, place: Remote, shelf: Shelf, cache: Cache) -> Model:
-        kept = await anyio.to_thread.run_sync(shelf.open)
+        kept = await in_thread(shelf.open)
         if kept is not None:
             fresh = cache.mode == "auto" and is_fresh(kept, time.time())
             if fresh or cache.mode in ("trust", "offline"):
                 return await self._kept(kept, place.url)
         if cache.mode == "offline":
-            missing = await anyio.to_thread.run_sync(shelf.missing, place.url)
+            missing = await in_thread(shelf.missing, place.url)
             raise NotCachedError(self._shown, missing)
         try:
             return await self._remote(place, shelf, kept)
@@ -155,7 +154,7 @@ class Opening:
                 raise
             if not self._parts.policy.stale_if_error:
                 raise
-            self._warn(f"{error}; what was cached {_age(kept)} is used")
+            self._warn(instead_of(error, kept))
             return await self._kept(kept, place.url)
 
     async def _kept(self, kept: Generation, url: str) -> KeptModel:
@@ -178,7 +177,7 @@ class Opening:
             await turns.give()
         model = HostedModel(self._shown, blueprint, urls, downloader, self._parts.limits)
         if sum(map(len, urls)) > _INLINE_SHARDS:
-            await anyio.to_thread.run_sync(lambda: model.plan, abandon_on_cancel=True)
+            await in_thread(lambda: model.plan, abandon=True)
         if shelf is None or not document.version.lifetime.storable:
             return model
         if self._planning:
@@ -186,7 +185,11 @@ class Opening:
             return await self._kept(kept, url) if kept is not None and unchanged else model
         if kept is None and not self._wish.lasting:
             return model
-        return await visited(model, document, shelf, kept, take, self._wish.expected)
+        instead = None
+        if kept is not None and self._parts.policy.stale_if_error:
+            same = kept.document == document.content
+            instead = KeptModel(self._shown, blueprint, kept, take) if same else await self._kept(kept, url)
+        return await visited(model, document, shelf, kept, instead, take, self._wish.expected)
 
     def _raised(self) -> BaseException | None:
         return self._events.raised
@@ -211,14 +214,14 @@ class Opening:
             body = DocumentBody(url, limits.weight_bytes + limits.manifest_bytes, "Limits.weight_bytes", file)
             await self._bring(downloader, url, body)
             file.seek(0)
-            files = await anyio.to_thread.run_sync(open_archive, url, file, limits)
+            files = await in_thread(open_archive, url, file, limits)
         except BaseException:
             file.close()
             raise
         return await self._local(files)
 
     async def _local(self, files: Files) -> LocalModel:
-        document = await anyio.to_thread.run_sync(files.document)
+        document = await in_thread(files.document)
         blueprint = await self._draw(document, self._shown)
         return LocalModel(self._shown, blueprint, files, self._events.take, self._parts.limits)
 
@@ -237,7 +240,7 @@ class Opening:
         work = partial(read_document, document, source, parts.limits, parts.policy, self._wish.weights)
         if len(document) <= _INLINE_DOCUMENT:
             return work()
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return await in_thread(work, abandon=True)
 
     async def _urls(self, downloader: Downloader, url: str, paths: Sequence[str]) -> Sequence[str]:
         """Return the URLs of the files `paths`. The caller's own may be anywhere; those of model.json are checked."""
@@ -262,7 +265,3 @@ def patterns(weights: str | Iterable[str] | None) -> str | tuple[str, ...] | Non
 async def _called(function: Callable[[str], str | Awaitable[str]], path: str) -> str:
     result = function(path)
     return await result if inspect.isawaitable(result) else result
-
-
-def _age(kept: Generation) -> str:
-    return time.strftime("on %Y-%m-%d at %H:%M UTC", time.gmtime(kept.record.made))

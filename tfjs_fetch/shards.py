@@ -223,6 +223,9 @@ class ShardBody:
 
     def _sum_up(self, count: int) -> None:
         """Sum up what came; raise StartOver if it came again, all of it, and differs from what was handed out."""
+        version = self._shard.version
+        if self._shard.file is not None and version is not None and version.validator is not None:
+            return  # the same name promises the same bytes
         if self._group.window.ahead is None and self._shard.file is None:
             return
         self._sum = crc32(self._buffer[:count], self._sum)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import anyio.to_thread
-
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
@@ -13,6 +11,7 @@ from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
 from tfjs_fetch.representation import Version
+from tfjs_fetch.tasks import in_thread
 
 
 class Allowance:
@@ -135,7 +134,7 @@ class TextAssembly:
         heads, sizes = [(body.url, body.head) for body in self.bodies], [body.received for body in self.bodies]
         try:
             # Where each string ends can only be found one after the other.
-            data, weights = await anyio.to_thread.run_sync(self._scan, abandon_on_cancel=True)
+            data, weights = await in_thread(self._scan, abandon=True)
         except MissingBytesError as error:
             raise suspicion(heads, error) or error from None
         if self.filing is not None:

@@ -1,12 +1,16 @@
-"""Task groups that fail like a function does, and long work that lets others have their turn."""
+"""Task groups that fail like a function does, work in threads, and long work that lets others have their turn."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
+
+Result = TypeVar("Result")
 
 # Other tasks have to wait no longer than about this.
 _TURN_SECONDS = 0.004
@@ -23,6 +27,20 @@ class Turns:
         if time.perf_counter() - self._since > _TURN_SECONDS:
             await anyio.lowlevel.checkpoint()
             self._since = time.perf_counter()
+
+
+async def in_thread(function: Callable[..., Result], *arguments: object, abandon: bool = False) -> Result:
+    """Return what `function` does, in a worker thread, which does not keep the result alive when it idles.
+
+    A cancelled task does not wait for it if it may `abandon` it.
+    """
+    results: list[Result] = []
+
+    def work() -> None:
+        results.append(function(*arguments))
+
+    await anyio.to_thread.run_sync(work, abandon_on_cancel=abandon)
+    return results.pop()
 
 
 @asynccontextmanager

@@ -4,8 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import anyio.to_thread
-
 from tfjs_fetch.cache.records import Entry, Record, address
 from tfjs_fetch.cache.shelf import Find, Generation, Shelf
 from tfjs_fetch.events import OnEvent
@@ -14,7 +12,7 @@ from tfjs_fetch.kept import KeptModel
 from tfjs_fetch.models import HostedModel, Model
 from tfjs_fetch.origins import Slot
 from tfjs_fetch.representation import Version
-from tfjs_fetch.tasks import task_group
+from tfjs_fetch.tasks import in_thread, task_group
 
 # Seconds by which clocks may differ, or be set back.
 _CLOCK_SECONDS = 60.0
@@ -30,27 +28,29 @@ async def visited(
     document: Document,
     shelf: Shelf,
     kept: Generation | None,
+    instead: KeptModel | None,
     notify: OnEvent,
     expected: str | None,
 ) -> Model:
     """Return the model as it is `kept` if that is current, else one that gets its place while it is loaded.
 
-    Chosen weights do not get one. Raises TransportError if the server cannot be asked.
+    If the network fails meanwhile, `instead` serves. Chosen weights do not get a place. Raises TransportError if the
+    server cannot be asked.
     """
     everything, now = hosted.blueprint.everything, time.time()
     if kept is None and not everything:
         return hosted
-    finds = await anyio.to_thread.run_sync(shelf.finds, kept)
+    finds = await in_thread(shelf.finds, kept)
     visit = _Visit(hosted, finds, now)
     await visit.ask()
     if kept is not None and document.content == kept.document and visit.confirms(kept.record):
         record = visit.refreshed(kept.record, document.version)
-        await anyio.to_thread.run_sync(shelf.refresh, record)
+        await in_thread(shelf.refresh, record)
         kept = replace(kept, record=record)
         return KeptModel(hosted.source, hosted.blueprint, kept, notify, hosted.received)
     if not everything:
         return hosted
-    return KeepingModel(hosted, document, shelf, visit.found, visit.lengths, now, expected)
+    return KeepingModel(hosted, document, shelf, visit.found, visit.lengths, now, expected, instead)
 
 
 class _Visit:

@@ -81,6 +81,10 @@ class Folder:
         """Return the descriptor of a new file, to be read and written."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
 
+    def reopen(self, path: Path) -> int:
+        """Return the descriptor of a file that is there, to be read and written."""
+        return os.open(path, os.O_RDWR | _NOFOLLOW)
+
     def replace(self, path: Path, data: bytes, *, lasting: bool = False) -> None:
         """Give the file `path` the content `data`, all at once; with `lasting` it is on the disk before."""
         draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")

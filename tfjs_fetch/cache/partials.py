@@ -18,7 +18,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ PREFIX = "partial-"
 # Bytes that the end of the machine may cost.
 SYNC_BYTES = 16 * 2**20
 _READ_BYTES = 2**20
+# The files of so many groups stay open; those of others are opened for each write.
+_MOST_OPEN = 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -69,7 +71,9 @@ class Partial:
         self.directory = entry / f"{PREFIX}{secrets.token_hex(8)}"
         self.journal = Journal(owner())
         self._folder, self._needed = folder, needed
-        self._groups: dict[int, int] = {}  # descriptors
+        self._groups: dict[int, int] = {}  # descriptors of the files that stay open
+        self._made: list[int] = []  # all groups that have a file
+        self._unsynced_groups: set[int] = set()
         self._sums: dict[int, _Sum] = {}
         self._lock = threading.Lock()  # for the journal and what is counted
         # Without pwrite, as on Windows, a file has one place at a time where it is written.
@@ -85,15 +89,17 @@ class Partial:
     def reserve(self, group: int, size: int) -> None:
         """Make the file of a group, with room for `size` bytes. Raises CacheError if there is none."""
         with self._translated():
-            self._groups[group] = descriptor = self._folder.create(self.directory / group_file(group))
-            if size and hasattr(os, "posix_fallocate"):
-                try:
-                    os.posix_fallocate(descriptor, 0, size)
-                except OSError as error:
-                    # Some file systems have no such thing.
-                    if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                        raise
-            os.truncate(descriptor, size)
+            descriptor = self._folder.create(self.directory / group_file(group))
+            self._made.append(group)
+            try:
+                _allocate(descriptor, size)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            if len(self._groups) < _MOST_OPEN:
+                self._groups[group] = descriptor
+            else:
+                os.close(descriptor)
 
     def begin(self, index: int, noted: Noted) -> None:
         """Take note of what will come of the shard `index`."""
@@ -108,24 +114,31 @@ class Partial:
             self.journal.shards.pop(index, None)
             self._note(["drop", index])
 
-    def write(self, index: int, start: int, data: memoryview) -> None:
-        """Write bytes of a shard, from its byte `start` on."""
-        noted = self.journal.shards[index]
+    def sum_up(self, index: int, start: int, data: memoryview) -> None:
+        """Add bytes of a shard, from its byte `start` on, to its checksum, before they are written."""
+        self._sums[index].add(start, data)
+
+    def write(self, pieces: Sequence[tuple[int, int, memoryview]]) -> None:
+        """Write pieces of shards: the index of each one's shard, from which byte of it on, and its bytes."""
         with self._translated():
-            self._write(noted.group, data, noted.start + start)
-            self._sums[index].add(start, data)
+            for index, start, data in pieces:
+                noted = self.journal.shards[index]
+                self._write(noted.group, data, noted.start + start)
             with self._lock:
-                noted.there.add(start, start + len(data))
-                self.unsynced += len(data)
-                self._note(["bytes", index, start, start + len(data)])
+                for index, start, data in pieces:
+                    self.journal.shards[index].there.add(start, start + len(data))
+                    self.unsynced += len(data)
+                self._note(*(["bytes", index, start, start + len(data)] for index, start, data in pieces))
 
     def sync(self) -> None:
         """Put on the disk what is written, so that it outlives the machine."""
         with self._translated():
             with self._lock:
-                summary, count, groups = self.journal.summary(), self.unsynced, list(self._groups.values())
-            for descriptor in groups:
-                _sync(descriptor)
+                summary, count, groups = self.journal.summary(), self.unsynced, self._unsynced_groups
+                self._unsynced_groups = set()
+            for group in groups:
+                with self._opened(group) as descriptor:
+                    _sync(descriptor)
             self._folder.replace(self.directory / SUMMARY, summary, lasting=True)
             with self._lock:
                 self.unsynced -= count
@@ -140,7 +153,8 @@ class Partial:
                 for start, stop in there:
                     for at in range(start, stop, _READ_BYTES):
                         data = _read(descriptor, found.start + at, min(stop - at, _READ_BYTES))
-                        self.write(index, at, memoryview(data))
+                        self.sum_up(index, at, memoryview(data))
+                        self.write([(index, at, memoryview(data))])
         except (OSError, EOFError):
             return False
         return found.entry.sha256 in ("", self._sums[index].sha256.hexdigest())
@@ -152,25 +166,32 @@ class Partial:
         with self._translated():
             while done.position < size:
                 at = done.position
-                with self._place_lock:
-                    data = _read(self._groups[noted.group], noted.start + at, min(size - at, _READ_BYTES))
+                with self._place_lock, self._opened(noted.group) as descriptor:
+                    data = _read(descriptor, noted.start + at, min(size - at, _READ_BYTES))
                 done.add(at, data)
         return replace(noted.entry, size=size, sha256=done.sha256.hexdigest())
 
     def put(self, group: int, data: bytes) -> None:
         """Write the file of a group that came as a whole."""
         with self._translated():
-            os.truncate(self._groups[group], len(data))
+            with self._opened(group) as descriptor:
+                os.truncate(descriptor, len(data))
             self._write(group, memoryview(data), 0)
 
-    def publish(self, document: bytes, name: str) -> Path:
+    def keep_document(self, content: bytes) -> None:
+        """Write the document, and put it on the disk."""
+        with self._translated():
+            self._folder.replace(self.directory / DOCUMENT, content, lasting=True)
+
+    def publish(self, name: str) -> Path:
         """Put everything on the disk and give the directory its final name, which nobody knows yet."""
         with self._translated():
-            for descriptor in self._groups.values():
-                _sync(descriptor)
-                if hasattr(os, "fchmod"):
-                    os.fchmod(descriptor, 0o400)
-            self._folder.replace(self.directory / DOCUMENT, document)
+            for group in self._made:
+                with self._opened(group) as descriptor:
+                    if group in self._unsynced_groups:
+                        _sync(descriptor)
+                    if hasattr(os, "fchmod"):
+                        os.fchmod(descriptor, 0o400)
             self._end()
             final = self.directory.with_name(name)
             self.directory.rename(final)
@@ -191,8 +212,22 @@ class Partial:
             self._folder.discard(self.directory)
 
     def _write(self, group: int, data: memoryview, position: int) -> None:
-        with self._place_lock:
-            _write(self._groups[group], data, position)
+        with self._lock:
+            self._unsynced_groups.add(group)
+        with self._place_lock, self._opened(group) as descriptor:
+            _write(descriptor, data, position)
+
+    @contextmanager
+    def _opened(self, group: int) -> Iterator[int]:
+        """Give the descriptor of the file of a group."""
+        if (kept := self._groups.get(group)) is not None:
+            yield kept
+            return
+        descriptor = self._folder.reopen(self.directory / group_file(group))
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _end(self) -> None:
         for descriptor in (self._descriptor, *self._groups.values()):
@@ -200,8 +235,8 @@ class Partial:
         self._descriptor = -1
         self._groups.clear()
 
-    def _note(self, line: object) -> None:
-        os.write(self._descriptor, line_of(line))
+    def _note(self, *lines: object) -> None:
+        os.write(self._descriptor, b"".join(map(line_of, lines)))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -211,6 +246,17 @@ class Partial:
         except OSError as error:
             needed = self._needed if error.errno in _FULL else None
             raise CacheError(str(self._folder.root), f"cannot be written: {error.strerror or error}", needed) from error
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if size and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            # Some file systems have no such thing.
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+    os.truncate(descriptor, size)
 
 
 def _write(descriptor: int, data: memoryview, position: int) -> None:

@@ -29,6 +29,9 @@ _MOST_RECORD_BYTES = 256 * 2**20
 # Seconds after which a download that nobody is known to work on is given up by others, and how often a use is noted.
 ABANDONED_SECONDS = 24 * 3600
 _USE_SECONDS = 3600
+# Each map keeps a descriptor. Of a model with more groups than this the small ones are read instead.
+_MOST_MAPS = 64
+_LARGE_BYTES = 16 * 2**20
 # A generation can be replaced and removed while it is being opened.
 _OPENINGS = 5
 
@@ -123,7 +126,6 @@ class Shelf:
     def place(
         self,
         partial: Partial,
-        document: bytes,
         entry: Entry,
         groups: Sequence[int],
         shards: Sequence[tuple[Entry, ...]],
@@ -131,7 +133,7 @@ class Shelf:
         """Put what came in its place, where nobody finds it yet; return what to `name`, and the generation."""
         name = f"{GENERATION}{secrets.token_hex(8)}"
         record = Record(entry.url, name, entry, tuple(groups), tuple(shards), time.time())
-        partial.publish(document, name)
+        partial.publish(name)
         with self.folder.translated("be read"):
             return record, self._opened(record)
 
@@ -139,7 +141,7 @@ class Shelf:
         """Make the generation of `record` the current one, and remove what it replaces."""
         before = self.record()
         with self.folder.translated("be written"):
-            self.folder.replace(self.directory / RECORD, seal(record))
+            self.folder.replace(self.directory / RECORD, seal(record), lasting=True)
         if before is not None:
             self.remove(before)
         for path, gone in self._partials():
@@ -171,16 +173,20 @@ class Shelf:
             raise FileNotFoundError(directory)
         if len(document) != record.document.size or hashlib.sha256(document).hexdigest() != record.document.sha256:
             raise ValueError("model.json")
-        groups = tuple(self._content(directory / group_file(index), size) for index, size in enumerate(record.groups))
+        mapped = self._mapped and sum(map(bool, record.groups)) <= _MOST_MAPS
+        groups = tuple(
+            self._content(directory / group_file(index), size, mapped=mapped or (self._mapped and size >= _LARGE_BYTES))
+            for index, size in enumerate(record.groups)
+        )
         return Generation(record, document, groups)
 
-    def _content(self, path: Path, size: int) -> memoryview:
+    def _content(self, path: Path, size: int, *, mapped: bool) -> memoryview:
         if not size:
             return memoryview(b"")
         with self.folder.opened(path) as descriptor:
             if os.fstat(descriptor).st_size != size:
                 raise ValueError(f"{path} has another size")
-            if self._mapped:
+            if mapped:
                 return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 content = np.fromfile(file, np.uint8, size)
