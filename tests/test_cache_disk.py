@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from mock_server import MockServer
+from mock_server import Latency, MockServer, Status
 from tests.models import NO_TLS, QUICK, assert_equal, floats, group, many, model
-from tfjs_fetch import Cache, CacheError, Client
+from tfjs_fetch import Cache, CacheError, Client, StatusError
 from tfjs_fetch.cache.folder import Folder
 
 pytestmark = pytest.mark.anyio
@@ -65,13 +65,47 @@ async def test_a_disk_that_fails_while_bytes_arrive_is_an_error_and_what_came_is
         url = f"{server.url}/m/model.json"
         with monkeypatch.context() as patched:
             patched.setattr(os, "pwrite", failing)
-            with anyio.fail_after(10), pytest.raises(CacheError) as caught:
+            with pytest.raises(CacheError) as caught, anyio.fail_after(5):
                 await client.fetch(url)
         seen = len(server.requests)
         assert_equal(await client.fetch(url), example.arrays)
 
         assert any(request.status == 206 for request in server.requests[seen:])
     assert caught.value.needed == 2_000_000
+
+
+async def test_a_journal_that_cannot_be_written_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    example, write = model(group({"w": floats(500_000)}, [1_000_000, 1_000_000])), os.write
+
+    def failing(descriptor: int, data: bytes) -> int:
+        if data.startswith(b'["shard"'):
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+        url = f"{server.url}/m/model.json"
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", failing)
+            with pytest.raises(CacheError), anyio.fail_after(5):
+                await client.fetch(url)
+        assert_equal(await client.fetch(url), example.arrays)
+
+
+async def test_downloads_that_fail_do_not_fill_the_disk(cache_directory: Path) -> None:
+    example = model(group({"w": floats(500_000)}, [1_000_000, 1_000_000]))
+    async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+        server.misbehave("/m/w1", Latency(0.1), Status(404))
+        for _ in range(4):
+            with pytest.raises(StatusError):
+                await client.fetch(f"{server.url}/m/model.json")
+        left = [path for path in cache_directory.rglob("partial-*") if path.is_dir()]
+        assert len(left) == 1
+        server.behave("/m/w1")
+
+        seen = len(server.requests)
+        assert_equal(await client.fetch(f"{server.url}/m/model.json"), example.arrays)
+        assert [r.status for r in server.requests[seen:] if r.path == "/m/w0"] == [304, 304]
+    assert not [path for path in cache_directory.rglob("partial-*") if path.is_dir()]
 
 
 async def test_a_slow_disk_does_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ class Filing:
                 # Threads that wait for bytes must not keep others from theirs.
                 limiter = anyio.CapacityLimiter(2)
                 for work in (self._sum_up, self._write):
-                    threads.start_soon(partial(anyio.to_thread.run_sync, work, limiter=limiter))
+                    threads.start_soon(self._in_thread, work, limiter)
             tasks.cancel_scope.cancel()
 
     def close(self) -> None:
@@ -169,14 +169,26 @@ class Filing:
             self._is_syncing, self._synced_at = False, time.monotonic()
             self._synced.set()
 
+    async def _in_thread(self, work: Callable[[], None], limiter: anyio.CapacityLimiter) -> None:
+        try:
+            await anyio.to_thread.run_sync(work, limiter=limiter)
+        except BaseException:
+            self._stop()
+            raise
+
     async def _end(self) -> None:
-        """Let the threads end when the load does, however it ends."""
+        """Let the threads end when the load does, however it ends: until they have, nobody else goes on."""
         try:
             await anyio.sleep_forever()
         finally:
-            self._ended = True
-            self._synced.set()
-            self._to_sum.put(None)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._ended = True
+        self._synced.set()
+        # To both: one of the threads may be the reason why it ends.
+        self._to_sum.put(None)
+        self._to_write.put(None)
 
 
 class FiledShard:

@@ -162,6 +162,9 @@ class KeepingModel:
                 noted = self._copied(work, index, layout, start)
                 if noted is not None:
                     adopted[index] = noted
+        if adopted:
+            work.sync()  # else the power could take what the others had put on the disk
+        self.shelf.clear()
         return adopted
 
     def _places(self, layout: GroupLayout, guess: Sequence[int] | None) -> Sequence[tuple[int, int]]:

@@ -202,6 +202,7 @@ class Partial:
 
     def close(self, *, useful: bool) -> None:
         """Leave what is there to others if it is `useful`, else remove it. Does nothing if it is published."""
+        useful = useful and any(noted.there for noted in self.journal.shards.values())
         with self._lock:
             if self._descriptor < 0:
                 return

@@ -144,6 +144,10 @@ class Shelf:
             self.folder.replace(self.directory / RECORD, seal(record), lasting=True)
         if before is not None:
             self.remove(before)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the downloads that were left by those who are gone."""
         for path, gone in self._partials():
             if gone:
                 self.folder.discard(path)
