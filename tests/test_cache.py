@@ -273,6 +273,20 @@ async def test_files_that_are_replaced_during_a_load_are_never_mixed(requests: i
         assert is_one_of(await fetched(server), new)
 
 
+@pytest.mark.parametrize("requests", range(1, 8))
+async def test_strings_are_never_mixed_either(requests: int) -> None:
+    def texts(letter: bytes) -> Model:
+        first, second = [len(letter).to_bytes(4, "little") + letter] * 2
+        weights = [{"name": "text", "shape": [2], "dtype": "string"}]
+        return Model([{"paths": ["s0", "s1"], "weights": weights}], {"s0": first, "s1": second}, {})
+
+    async with MockServer(texts(b"a").hosted()) as server:
+        server.swap_after(texts(b"b").hosted(), requests=requests)
+        bundle = await fetched(server)
+
+    assert bundle["text"].tolist() in ([b"a", b"a"], [b"b", b"b"])
+
+
 async def test_a_model_that_changes_all_the_time_is_an_error_and_the_last_one_still_serves() -> None:
     versions = [many(4, first=100.0 * number) for number in range(40)]
     async with MockServer(versions[0].hosted()) as server:

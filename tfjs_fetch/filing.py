@@ -60,11 +60,25 @@ class _Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it came: `version` was current from `first` to `last`, on the clock of the event loop.
+
+    `index` is that of a shard of which the journal tells.
+    """
+
+    url: str
+    version: Version
+    first: float
+    last: float
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A group with strings, whole; of its shards the URLs, versions and lengths."""
+    """A group with strings, whole, and its shards with their lengths."""
 
     data: bytes
-    shards: Sequence[tuple[str, Version, int]]
+    shards: Sequence[tuple[Seen, int]]
 
 
 class Filing:
@@ -105,6 +119,12 @@ class Filing:
         for shard in self.shards:
             shard.flush_all()
         self._to_sum.put(None)
+
+    @property
+    def seen(self) -> Sequence[Seen]:
+        """All shards as they came."""
+        texts = [seen for text in self.texts.values() for seen, _ in text.shards]
+        return [*(shard.seen for shard in self.shards if shard.seen is not None), *texts]
 
     def shard(self, index: int, group: int, url: str) -> "FiledShard":
         """Return the way into the files for a shard."""
@@ -200,7 +220,8 @@ class FiledShard:
         self._waiting = 0  # bytes that are not written yet
         self.version = None if adopted is None else adopted.entry.version
         # When this version was first seen in this load, and when last; on the clock of the event loop.
-        self.first = self.last = None if adopted is None else -math.inf
+        self.first: float | None = None if adopted is None else -math.inf
+        self.last = self.first
         self.length = None if adopted is None else adopted.entry.whole
         self._filing, self._group = filing, group
         self._filling: dict[int, _Buffer] = {}  # by where their next byte belongs
@@ -224,6 +245,13 @@ class FiledShard:
             version = Version(size=self.version.size) if self.version.unsettled else self.version
             entry = self.entry(version)
             self._filing.take(partial(self._filing.partial.begin, self.index, Noted(entry, self._group, start)))
+
+    @property
+    def seen(self) -> Seen | None:
+        """What is known of it; None if it was not asked for."""
+        if self.version is None or self.first is None or self.last is None:
+            return None
+        return Seen(self.url, self.version, self.first, self.last, self.index)
 
     def entry(self, version: Version) -> Entry:
         """Return what the cache writes down of it."""

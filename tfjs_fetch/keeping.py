@@ -7,7 +7,6 @@ that it last told of before the last of them was first seen; if one has changed,
 
 import errno
 import hashlib
-import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from tfjs_fetch.cache.upkeep import remove, surplus
 from tfjs_fetch.download import DOCUMENT_CODING
 from tfjs_fetch.errors import CacheError, IntegrityError, RefusedError, TransportError
 from tfjs_fetch.events import Warned
-from tfjs_fetch.filing import FiledShard, Filing, Unstorable
+from tfjs_fetch.filing import Filing, Seen, Unstorable
 from tfjs_fetch.format.layout import GroupLayout, usual_sizes
 from tfjs_fetch.kept import KeptModel, instead_of, stored_bytes
 from tfjs_fetch.loading import load_into_files
@@ -198,37 +197,35 @@ class KeepingModel:
 
     async def _confirm(self, filing: Filing) -> None:
         """Raise StartOver unless all files were current at one time."""
-        shards = [shard for shard in filing.shards if shard.version is not None and shard.first is not None]
-        latest = max([self.document.seen, *(shard.first or -math.inf for shard in shards)])
-        doubtful = [shard for shard in shards if shard.version is not None and shard.version.unsettled]
+        shards = filing.seen
+        latest = max([self.document.seen, *(shard.first for shard in shards)])
+        doubtful = [shard for shard in shards if shard.version.unsettled]
         if doubtful or self.document.version.unsettled:
             # What was seen may have been replaced within the same second, by something of the same name.
             await anyio.sleep(_SETTLING_SECONDS)
         elif self.document.seen < latest and not await self._is_document_current():
             raise StartOver(changed=True)
         else:
-            before = [shard for shard in shards if (shard.last or -math.inf) < latest]
-            doubtful = await self._changed(before)
+            doubtful = await self._changed([shard for shard in shards if shard.last < latest])
             if not doubtful:
                 return
-        for shard in doubtful:
-            await in_thread(filing.partial.drop, shard.index)
+        for index in [shard.index for shard in doubtful if shard.index is not None]:
+            await in_thread(filing.partial.drop, index)
         raise StartOver(changed=True)
 
-    async def _changed(self, shards: Sequence[FiledShard]) -> list[FiledShard]:
+    async def _changed(self, shards: Sequence[Seen]) -> list[Seen]:
         """Return those of the shards that the server does not have any more as they came."""
-        changed: list[FiledShard] = []
+        changed: list[Seen] = []
 
-        async def ask(shard: FiledShard, version: Version, slot: Slot) -> None:
-            if not await self._is_current(shard.url, version, slot):
+        async def ask(shard: Seen, slot: Slot) -> None:
+            if not await self._is_current(shard.url, shard.version, slot):
                 changed.append(shard)
 
         async with task_group() as tasks:
             for shard in shards:
-                assert shard.version is not None
                 slot = self.hosted.downloader.requester.origins.slot(shard.url)
                 await slot.acquire()
-                tasks.start_soon(ask, shard, shard.version, slot)
+                tasks.start_soon(ask, shard, slot)
         return changed
 
     async def _is_document_current(self) -> bool:
@@ -300,12 +297,14 @@ def _is_forbidden(error: CacheError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _text_entries(data: bytes, shards: Sequence[tuple[str, Version, int]], now: float) -> Sequence[Entry]:
+def _text_entries(data: bytes, shards: Sequence[tuple[Seen, int]], now: float) -> Sequence[Entry]:
     entries, at = [], 0
-    for url, version, size in shards:
+    for seen, size in shards:
         content = data[at : at + size]
         entries.append(
-            replace(Entry.of(url, version, now), whole=None, size=size, sha256=hashlib.sha256(content).hexdigest())
+            replace(
+                Entry.of(seen.url, seen.version, now), whole=None, size=size, sha256=hashlib.sha256(content).hexdigest()
+            )
         )
         at += size
     return entries

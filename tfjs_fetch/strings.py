@@ -1,12 +1,13 @@
 """Groups with strings: they carry their lengths with them, so a group can be read only when all of it is there."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+import anyio
 
 from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.content import HEAD_BYTES, suspicion, unmistakable
 from tfjs_fetch.errors import MissingBytesError, RefusedError, WrongContentError
-from tfjs_fetch.filing import Filing, Text, Unstorable
+from tfjs_fetch.filing import Filing, Seen, Text, Unstorable
 from tfjs_fetch.format.layout import GroupLayout, PlacedWeight
 from tfjs_fetch.pieces import Piece
 from tfjs_fetch.planning import Blueprint, extra_bytes, warn_of_surplus
@@ -35,7 +36,7 @@ class TextBody:
         self.position = len(group.bodies)
         self.url = url
         self.size: int | None = None
-        self.version = Version()
+        self.seen: Seen | None = None
         self._group, self._report = group, report
         self._document = DocumentBody(url, group.allowance.limit, "Limits.weight_bytes")
         group.bodies.append(self)
@@ -73,7 +74,9 @@ class TextBody:
     def begin(self, length: int | None, version: Version, part: tuple[int, int] | None = None) -> None:
         if self._group.filing is not None and not version.lifetime.storable:
             raise Unstorable
-        self.size, self.version = length, replace(version, size=length)
+        now = anyio.current_time()
+        first = self.seen.first if self.seen is not None and self.seen.version == version else now
+        self.size, self.seen = length, Seen(self.url, version, first, now)
         self._group.allowance.used -= self.received
         self._document.begin(length, version, part)
         self._group.allowance.used += self.received
@@ -138,9 +141,8 @@ class TextAssembly:
         except MissingBytesError as error:
             raise suspicion(heads, error) or error from None
         if self.filing is not None:
-            self.filing.texts[self._layout.index] = Text(
-                data, [(body.url, body.version, body.received) for body in self.bodies]
-            )
+            shards = [(body.seen, body.received) for body in self.bodies if body.seen is not None]
+            self.filing.texts[self._layout.index] = Text(data, shards)
         used = weights[-1].stop if weights else 0
         if used < len(data):
             if not self._blueprint.tolerates_extra(self._layout):
