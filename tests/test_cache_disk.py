@@ -177,6 +177,32 @@ def _open_things(directory: Path) -> int:
     return len(list(Path("/proc/self/fd").iterdir())) + len(maps)
 
 
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root becomes somebody else")
+async def test_where_the_home_is_not_ones_own_nothing_is_kept_and_all_the_same_fetched(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, tfjs_fetch\n"
+        "tfjs_fetch.fetch_sync(sys.argv[1], cache=None)\n"  # so that Python has all that it may not read any more
+        "os.setgid(65534); os.setuid(65534)\n"
+        "print(tfjs_fetch.fetch_sync(sys.argv[1], progress=lambda event: print(type(event).__name__)).nbytes)\n"
+    )
+    (tmp_path / "home").mkdir(mode=0o700)
+    environment = {**os.environ, "TFJS_FETCH_CACHE": str(tmp_path / "home" / "cache" / "below")}
+    async with MockServer(many(3).hosted()) as server:
+        ran = await anyio.to_thread.run_sync(
+            lambda: subprocess.run(
+                [sys.executable, "-c", program, f"{server.url}/m/model.json"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env=environment,
+                cwd="/",
+            )
+        )
+
+    assert ran.stdout.splitlines()[-1:] == ["48"], ran.stderr
+    assert "Warned" in ran.stdout
+
+
 def test_what_cannot_be_written_at_all_is_a_cache_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 

@@ -34,8 +34,8 @@ class Folder:
         with self.translated("be looked at"):
             try:
                 found = self.root.lstat()
-            except FileNotFoundError:
-                return False
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                return False  # to nobody's harm: what is not to be seen is not used
             self._check(found)
             return self.entries.is_dir()
 
