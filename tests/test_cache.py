@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mock_server import File, Latency, MockServer, Status, Throttle
+from mock_server import File, Latency, MockServer, Redirect, Status, Throttle
 from mock_server.files import Entry
 from tests.models import NO_TLS, QUICK, Model, assert_equal, floats, group, is_one_of, many, model
 from tfjs_fetch import (
@@ -613,3 +613,59 @@ async def is_kept(url: str) -> bool:
     except NotCachedError:
         return False
     return True
+
+
+async def test_a_function_that_leads_to_other_shards_is_heeded_also_where_nobody_is_asked() -> None:
+    one, other = many(3), many(3, first=50)
+    files = {**hosted(one, ("cache-control", "max-age=60")), **hosted(other, ("cache-control", "max-age=60"), at="/n/")}
+    async with MockServer(files) as server, Client() as client:
+        url = f"{server.url}/m/model.json"
+        for directory, example in (("m", one), ("n", other), ("n", other)):
+            bundle = await client.fetch(url, shard_url=lambda path, at=directory: f"{server.url}/{at}/{path}")
+            assert_equal(bundle, example.arrays)
+
+
+async def test_shards_that_differ_in_their_query_alone_are_not_mistaken_for_each_other() -> None:
+    weights = [[{"name": name, "shape": [4], "dtype": "float32"}] for name in "ab"]
+    document = [{"paths": [f"dl?file={index}"], "weights": weights[index]} for index in range(2)]
+
+    def shard(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("model.json"):
+            return httpx.Response(200, json=document, headers={"etag": '"1"'})
+        if request.headers.get("if-none-match") == '"1"':
+            return httpx.Response(304, headers={"etag": '"1"'})
+        value = int(request.url.params["file"])
+        return httpx.Response(200, content=np.full(4, value, np.float32).tobytes(), headers={"etag": '"1"'})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(shard)) as http:
+        for _ in range(3):
+            async with Client(http=http, cache=Cache(scope="")) as client:
+                bundle = await client.fetch("http://h/m/model.json")
+            assert [bundle[name][0] for name in "ab"] == [0, 1]
+
+
+async def test_how_long_an_answer_holds_says_nothing_of_where_a_redirect_leads_next() -> None:
+    old, new = many(2), many(2, first=7)
+    files = {**hosted(old, ("cache-control", "max-age=60"), at="/1/"), **new.hosted("/2/")}
+    names = ["model.json", "s0", "s1"]
+    async with MockServer(files | {f"/m/{name}": Redirect(f"/1/{name}") for name in names}) as server:
+        assert_equal(await fetched(server), old.arrays)
+        server.files.update({f"/m/{name}": Redirect(f"/2/{name}") for name in names})
+        assert_equal(await fetched(server), new.arrays)
+
+
+async def test_followers_that_leave_do_not_disturb_others() -> None:
+    example = many(3)
+    async with MockServer(example.hosted()) as server, Client(retry=QUICK, ssl_context=NO_TLS) as client:
+        server.misbehave(None, Latency(0.2))
+        url, bundles = f"{server.url}/m/model.json", list[WeightBundle]()
+
+        async def follow(seconds: float) -> None:
+            with anyio.move_on_after(seconds):
+                bundles.append(await client.fetch(url))
+
+        async with anyio.create_task_group() as tasks:
+            for seconds in (9, 9, 0.1, 0.15, 9):
+                tasks.start_soon(follow, seconds)
+
+    assert len(bundles) == 3

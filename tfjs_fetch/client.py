@@ -192,7 +192,7 @@ class Client:
         if self._cache is None or (self._http is not None and self._cache.scope is None):
             return None
         where = shard_url if isinstance(shard_url, str) else "a function" if shard_url else None
-        name = key(url, self._headers, self._cache.scope, where)
+        name = key(url, self._headers, self._cache.scope, where, self._policy.extra_bytes)
         return Shelf(folder_of(self._cache.directory), name, mapped=self._cache.mmap, max_bytes=self._cache.max_bytes)
 
     async def _transport(self, url: str) -> Transport:

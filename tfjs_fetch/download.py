@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import anyio
@@ -241,6 +241,7 @@ class Downloader:
         if not asked and target.streams > 1:
             raise NoParts  # Two streams might be at the same place.
         headers = {"accept-encoding": target.accept} | asked | _condition(target.known)
+        sent = anyio.current_time()
         async with self.requester.answer("GET", target.url, headers, watch.suspended) as (answer, origin):
             watch.idle = origin.idle
             partial = answer.status == 206
@@ -255,6 +256,7 @@ class Downloader:
                 raise NoParts
             if partial and found.version.validator is None and target.version is None and not target.lone:
                 raise NoParts  # The next part might be of another version.
+            found = replace(found, version=replace(found.version, asked=sent))
             if asked and not partial:
                 self._take_whole(target, found, start)
             if partial:

@@ -71,6 +71,7 @@ class Seen:
     first: float
     last: float
     index: int | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,9 @@ class Filing:
         texts = [seen for text in self.texts.values() for seen, _ in text.shards]
         return [*(shard.seen for shard in self.shards if shard.seen is not None), *texts]
 
-    def shard(self, index: int, group: int, url: str) -> "FiledShard":
-        """Return the way into the files for a shard."""
-        self.shards.append(FiledShard(self, index, group, url, self.adopted.get(index)))
+    def shard(self, index: int, group: int, url: str, path: str) -> "FiledShard":
+        """Return the way into the files for a shard, which model.json calls `path`."""
+        self.shards.append(FiledShard(self, index, group, url, path))
         return self.shards[-1]
 
     def take(self, buffer: _Buffer | Callable[[], None]) -> None:
@@ -214,8 +215,9 @@ class Filing:
 class FiledShard:
     """One shard on its way into the file of its group."""
 
-    def __init__(self, filing: Filing, index: int, group: int, url: str, adopted: Noted | None) -> None:
-        self.index, self.url, self.adopted = index, url, adopted
+    def __init__(self, filing: Filing, index: int, group: int, url: str, path: str) -> None:
+        self.index, self.url, self.adopted = index, url, filing.adopted.get(index)
+        adopted, self._path = self.adopted, path
         self._signal = Signal()  # there may be room again
         self._waiting = 0  # bytes that are not written yet
         self.version = None if adopted is None else adopted.entry.version
@@ -231,9 +233,10 @@ class FiledShard:
         """Take note of which version comes. Raises Unstorable if it must not be kept."""
         if not version.lifetime.storable:
             raise Unstorable
-        now = anyio.current_time()
-        self.first = now if self.first is None else self.first
-        self.last = now
+        if self.first is None or (whole and version != self.version):
+            self.first, self._is_placed = anyio.current_time(), False
+        # The answer may have taken its time: since then it may have changed.
+        self.last = version.asked
         if whole or self.version is None:
             self.version, self.length = version, length
 
@@ -256,7 +259,7 @@ class FiledShard:
     def entry(self, version: Version) -> Entry:
         """Return what the cache writes down of it."""
         # What is encoded on the way has another length there.
-        return replace(Entry.of(self.url, version, self._filing.now), whole=self.length)
+        return replace(Entry.of(self.url, version, self._filing.now, self._path), whole=self.length)
 
     def room(self, position: int, count: int) -> memoryview:
         """Return memory for up to `count` bytes from `position` of the shard on; none while much waits already."""

@@ -89,7 +89,8 @@ class _Flight:
                     break
                 await self._signal.wait()
         finally:
-            self._followers.remove(news)
+            # Not by `remove`, which takes the first of those that are equal.
+            self._followers = [one for one in self._followers if one is not news]
         if self.error is not None:
             raise copy.copy(self.error) from self.error
         return self.bundle

@@ -16,6 +16,7 @@ from itertools import accumulate
 import anyio
 
 from tfjs_fetch.assembly import StartOver
+from tfjs_fetch.bodies import DocumentBody
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.cache.journal import Noted
 from tfjs_fetch.cache.partials import Partial
@@ -23,11 +24,11 @@ from tfjs_fetch.cache.records import Entry, Record
 from tfjs_fetch.cache.shelf import Find, Generation, Shelf
 from tfjs_fetch.cache.upkeep import remove, surplus
 from tfjs_fetch.download import DOCUMENT_CODING
-from tfjs_fetch.errors import CacheError, IntegrityError, RefusedError, TransportError
+from tfjs_fetch.errors import CacheError, IntegrityError, TransportError
 from tfjs_fetch.events import Warned
 from tfjs_fetch.filing import Filing, Seen, Unstorable
 from tfjs_fetch.format.layout import GroupLayout, usual_sizes
-from tfjs_fetch.kept import KeptModel, instead_of, stored_bytes
+from tfjs_fetch.kept import KeptModel, instead_of, is_of_the_network, stored_bytes
 from tfjs_fetch.loading import load_into_files
 from tfjs_fetch.models import HostedModel, Weights
 from tfjs_fetch.origins import Slot
@@ -90,22 +91,16 @@ class KeepingModel:
         try:
             return await self._load(careful=careful)
         except TransportError as error:
-            if self.instead is None or isinstance(error, RefusedError) or error is self.hosted.downloader.raised():
+            if self.instead is None or not is_of_the_network(error) or error is self.hosted.downloader.raised():
                 raise
             self._warn(instead_of(error, self.instead.generation))
             return await self.instead.load(careful=careful)
 
     async def _load(self, *, careful: bool) -> WeightBundle:
         sizes = [self._sizes(group, careful=careful) for group in range(len(self.hosted.urls))]
+        work, useful = self.shelf.download(self.hosted.blueprint.total_bytes or 0), True
         try:
-            work = await in_thread(self.shelf.download, self.hosted.blueprint.total_bytes or 0)
-        except CacheError as error:
-            if not _is_forbidden(error):
-                raise
-            self._warn(f"{error}: the model is not kept")
-            return await self.hosted.load(careful=careful)
-        useful = True
-        try:
+            await in_thread(work.create)
             adopted = await in_thread(self._prepare, work, sizes)
             filing = Filing(work, adopted, self.now)
             filing.take(partial(work.keep_document, self.document.content))
@@ -114,6 +109,11 @@ class KeepingModel:
             bundle, warnings = await in_thread(self._publish, filing)
             for message in warnings:
                 self._warn(message)
+        except CacheError as error:
+            if not _is_forbidden(error):
+                raise
+            self._warn(f"{error}: the model is not kept")
+            return await self.hosted.load(careful=careful)
         except Unstorable:
             useful = False
             return await self.hosted.load(careful=careful)
@@ -128,12 +128,13 @@ class KeepingModel:
     def _warn(self, message: str) -> None:
         self.hosted.downloader.notify(Warned(self.hosted.source, message))
 
-    def _first(self, group: int) -> int:
-        return sum(map(len, self.hosted.urls[:group]))
+    @cached_property
+    def _firsts(self) -> Sequence[int]:
+        return list(accumulate(map(len, self.hosted.urls), initial=0))
 
     def _sizes(self, group: int, *, careful: bool) -> Sequence[int] | None:
         """Return the lengths of the shards of a group as they are likely to be; None if there is no telling."""
-        layout, first = self.hosted.blueprint.layouts[group], self._first(group)
+        layout, first = self.hosted.blueprint.layouts[group], self._firsts[group]
         known = [self._known_size(first + position) for position in range(len(layout.paths))]
         if not careful:
             known = [
@@ -157,7 +158,7 @@ class KeepingModel:
             if layout.size is None:
                 continue
             for position, start in self._places(layout, guess):
-                index = self._first(layout.index) + position
+                index = self._firsts[layout.index] + position
                 noted = self._copied(work, index, layout, start)
                 if noted is not None:
                     adopted[index] = noted
@@ -168,7 +169,7 @@ class KeepingModel:
 
     def _places(self, layout: GroupLayout, guess: Sequence[int] | None) -> Sequence[tuple[int, int]]:
         """Return the shards of which something is there, and where each begins, as far as that is known."""
-        first = self._first(layout.index)
+        first = self._firsts[layout.index]
         places = []
         starts = list(accumulate(guess or (), initial=0))
         for position in range(len(layout.paths)):
@@ -231,7 +232,19 @@ class KeepingModel:
     async def _is_document_current(self) -> bool:
         slot = self.hosted.downloader.requester.origins.slot(self.document.url)
         await slot.acquire()
+        if not (self.document.version.etag or self.document.version.last_modified):
+            return await self._is_document_the_same(slot)
         return await self._is_current(self.document.url, self.document.version, slot, accept=DOCUMENT_CODING)
+
+    async def _is_document_the_same(self, slot: Slot) -> bool:
+        """Return whether the document, which has no name by which it could be asked about, comes as it came."""
+        try:
+            limit = self.hosted.limits.manifest_bytes
+            body = DocumentBody(self.document.url, limit, "Limits.manifest_bytes")
+            await self.hosted.downloader.document(self.document.url, body)
+        finally:
+            slot.release()
+        return bytes(body.data) == self.document.content
 
     async def _is_current(self, url: str, version: Version, slot: Slot, *, accept: str = "identity") -> bool:
         """Return whether the server still has that version, or cannot tell; gives `slot` back."""
@@ -252,13 +265,10 @@ class KeepingModel:
         warnings: list[str] = []
         stored = stored_bytes(blueprint, generation, warnings.append)
         bundle = WeightBundle(blueprint.manifest, stored, source=self.hosted.source)
-        try:
-            if self.expected is not None and bundle.digest != self.expected.lower():
-                raise IntegrityError(bundle.source, self.expected, bundle.digest)
-            self.shelf.name(record)
-        except BaseException:
+        if self.expected is not None and bundle.digest != self.expected.lower():
             self.shelf.remove(record)
-            raise
+            raise IntegrityError(bundle.source, self.expected, bundle.digest)
+        self.shelf.name(record)
         if self.shelf.max_bytes is not None:
             too_many = surplus(self.shelf.folder, max_bytes=self.shelf.max_bytes)
             remove(self.shelf.folder, [kept for kept in too_many if kept.directory != self.shelf.directory])
@@ -301,10 +311,7 @@ def _text_entries(data: bytes, shards: Sequence[tuple[Seen, int]], now: float) -
     entries, at = [], 0
     for seen, size in shards:
         content = data[at : at + size]
-        entries.append(
-            replace(
-                Entry.of(seen.url, seen.version, now), whole=None, size=size, sha256=hashlib.sha256(content).hexdigest()
-            )
-        )
+        entry = Entry.of(seen.url, seen.version, now, seen.path)
+        entries.append(replace(entry, whole=None, size=size, sha256=hashlib.sha256(content).hexdigest()))
         at += size
     return entries

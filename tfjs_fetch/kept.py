@@ -8,6 +8,7 @@ from functools import cached_property
 
 from tfjs_fetch.bundle import WeightBundle
 from tfjs_fetch.cache.shelf import Generation
+from tfjs_fetch.errors import StalledError, StatusError, TransportError, TruncatedError, UnreachableError
 from tfjs_fetch.events import OnEvent, ShardFinished, Warned, WeightReady
 from tfjs_fetch.format.decoding import odd_bools
 from tfjs_fetch.format.layout import scan
@@ -80,6 +81,17 @@ def stored_bytes(
                 if odd := odd_bools(weight.spec, data):
                     warn(odd_message(weight.spec, odd))
     return stored
+
+
+def is_of_the_network(error: TransportError) -> bool:
+    """Whether it is not the answer that is wrong, but that there is none."""
+    match error:
+        case UnreachableError() | StalledError() | TruncatedError():
+            return True
+        case StatusError():
+            return error.status >= 500 or error.status in (408, 425, 429)
+        case _:
+            return False
 
 
 def instead_of(error: Exception, generation: Generation) -> str:

@@ -341,7 +341,7 @@ def _group_errands(
         report = partial(_report, job, url, index)
         body = Shard(group, position, url, slot, report) if text is None else TextBody(text, url, report)
         if job.filing is not None and isinstance(body, Shard):
-            body.file = job.filing.shard(index, layout.index, url)
+            body.file = job.filing.shard(index, layout.index, url, layout.paths[position])
         found.append(_Errand(index, body, slot, bytes_before(pieces, offsets[position])))
     if job.filing is not None:
         found = _adopt(job, group, found)

@@ -12,15 +12,16 @@ from typing import TypeAlias
 import anyio
 
 from tfjs_fetch.bodies import DocumentBody
+from tfjs_fetch.cache.records import address
 from tfjs_fetch.cache.shelf import Generation, Shelf
 from tfjs_fetch.config import Cache, Limits, Policy, Retry
 from tfjs_fetch.documents import read_document
 from tfjs_fetch.download import Downloader, NotModified
-from tfjs_fetch.errors import NotCachedError, RefusedError, TransportError
+from tfjs_fetch.errors import NotCachedError, TransportError
 from tfjs_fetch.events import Event, OnEvent, Planned, Warned, WeightReady
 from tfjs_fetch.files import Files, open_archive, open_files
 from tfjs_fetch.keeping import Document
-from tfjs_fetch.kept import KeptModel, instead_of
+from tfjs_fetch.kept import KeptModel, instead_of, is_of_the_network
 from tfjs_fetch.models import HostedModel, LocalModel, Model
 from tfjs_fetch.origins import Origins
 from tfjs_fetch.planning import Blueprint, Plan
@@ -124,9 +125,14 @@ class Opening:
         if not isinstance(place, Remote):
             files = await in_thread(open_files, place.path, self._parts.limits)
             return await self._local(files)
+        offline = self._parts.cache is not None and self._parts.cache.mode == "offline"
         if self._parts.cache is None or place.is_archive:
+            if offline:
+                raise NotCachedError(self._shown, (place.url,))
             return await self._remote(place)
         shelf = self._parts.shelf(place.url, self._wish.shard_url)
+        if shelf is None and offline:
+            raise NotCachedError(self._shown, (place.url,))
         if shelf is None:
             self._warn(
                 "the cache is not used: whose models come through the caller's own client is unknown without "
@@ -142,7 +148,8 @@ class Opening:
         kept = await in_thread(shelf.open)
         if kept is not None:
             fresh = cache.mode == "auto" and is_fresh(kept, time.time())
-            if fresh or cache.mode in ("trust", "offline"):
+            unasked = fresh or cache.mode in ("trust", "offline")
+            if unasked and not await self._leads_elsewhere(kept, place.url):
                 return await self._kept(kept, place.url)
         if cache.mode == "offline":
             missing = await in_thread(shelf.missing, place.url)
@@ -150,12 +157,24 @@ class Opening:
         try:
             return await self._remote(place, shelf, kept)
         except TransportError as error:
-            if kept is None or error is self._events.raised or isinstance(error, RefusedError):
+            if kept is None or error is self._events.raised or not is_of_the_network(error):
                 raise
             if not self._parts.policy.stale_if_error:
                 raise
             self._warn(instead_of(error, kept))
             return await self._kept(kept, place.url)
+
+    async def _leads_elsewhere(self, kept: Generation, url: str) -> bool:
+        """Whether the caller's function says of shards that they are somewhere else than those that are kept were."""
+        given = self._wish.shard_url
+        if not callable(given):
+            return False
+        blueprint = await self._draw(kept.document, url)
+        for layout, entries in zip(blueprint.layouts, kept.record.shards, strict=True):
+            for path, entry in zip(layout.paths, entries, strict=False):
+                if address(joined(url, await _called(given, path)), path) != entry.address:
+                    return True
+        return False
 
     async def _kept(self, kept: Generation, url: str) -> KeptModel:
         blueprint = await self._draw(kept.document, url)

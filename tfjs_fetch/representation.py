@@ -24,7 +24,8 @@ class Version:
 
     `size` is that of the whole file on the wire. `validator` is what a promise of the very same bytes can rest on: a
     strong ETag or a settled Last-Modified, as they stand in the header. `lifetime` tells for how long it may be taken
-    for the current one without asking; while it is `unsettled`, another version may yet get the same name.
+    for the current one without asking; while it is `unsettled`, another version may yet get the same name. It was asked
+    for at the time `asked`, on the clock of the event loop, and was current at some time after that.
     """
 
     etag: str = ""
@@ -33,6 +34,7 @@ class Version:
     validator: str | None = field(default=None, compare=False)
     lifetime: Lifetime = field(default=Lifetime(), compare=False)
     unsettled: bool = field(default=False, compare=False)
+    asked: float = field(default=0.0, compare=False)
 
     def may_be(self, other: "Version") -> bool:
         """Whether nothing that both of them tell is different."""

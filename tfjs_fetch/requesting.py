@@ -15,6 +15,7 @@ from tfjs_fetch.errors import RefusedError, TransportError
 from tfjs_fetch.origins import Origin, Origins
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.representation import content_length
+from tfjs_fetch.sinks import Sink
 from tfjs_fetch.transport import Admit, Answer, Transport
 from tfjs_fetch.urls import joined, origin
 
@@ -76,7 +77,7 @@ class Requester:
                     location = answer.headers.get("location") if answer.status in _REDIRECTS else None
                     expired = answer.status == _FORBIDDEN and target != url and not renewed
                     if location is None and not expired:
-                        yield answer, asked
+                        yield answer if hops == 0 else _Redirected(answer), asked
                         return
                     await _drain(answer)
             finally:
@@ -125,6 +126,19 @@ class Requester:
         """Raise RefusedError if `target` turned out to be at a private address."""
         if _is_private(address):
             raise _private(target, address)
+
+
+class _Redirected:
+    """An answer behind a redirect: how long it stays what it is says nothing of where the redirect leads next time."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        control = ", ".join(filter(None, ("no-cache", answer.headers.get("cache-control"))))
+        self.headers: Mapping[str, str] = {**answer.headers, "cache-control": control}
+        self._answer = answer
+
+    async def receive(self, sink: Sink) -> None:
+        await self._answer.receive(sink)
 
 
 async def _drain(answer: Answer) -> None:

@@ -76,7 +76,10 @@ class TextBody:
             raise Unstorable
         now = anyio.current_time()
         first = self.seen.first if self.seen is not None and self.seen.version == version else now
-        self.size, self.seen = length, Seen(self.url, version, first, now)
+        self.size, self.seen = (
+            length,
+            Seen(self.url, version, first, version.asked, path=self._group.paths[self.position]),
+        )
         self._group.allowance.used -= self.received
         self._document.begin(length, version, part)
         self._group.allowance.used += self.received
@@ -124,6 +127,11 @@ class TextAssembly:
         self.allowance, self.filing = allowance, filing
         self._is_read = False
         self._layout, self._blueprint, self._piece, self._whole, self._warn = layout, blueprint, piece, whole, warn
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """What model.json calls the shards."""
+        return self._layout.paths
 
     async def read(self) -> None:
         """Read the group if all its shards are there; raise the error if they do not fit its weights."""

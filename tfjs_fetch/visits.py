@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tfjs_fetch.cache.journal import Noted
 from tfjs_fetch.cache.records import Entry, Record, address
 from tfjs_fetch.cache.shelf import Find, Generation, Shelf
 from tfjs_fetch.events import OnEvent
@@ -50,7 +51,7 @@ async def visited(
         return KeptModel(hosted.source, hosted.blueprint, kept, notify, hosted.received)
     if not everything:
         return hosted
-    return KeepingModel(hosted, document, shelf, visit.found, visit.lengths, now, expected, instead)
+    return KeepingModel(hosted, document, shelf, visit.usable, visit.lengths, now, expected, instead)
 
 
 class _Visit:
@@ -61,8 +62,9 @@ class _Visit:
         self.lengths: dict[int, int] = {}  # of those that have changed
         self._hosted, self._now = hosted, now
         self._current: dict[int, Version] = {}  # what the server said of those
-        urls = [url for group in hosted.urls for url in group]
-        self._candidates = [(index, url, finds.get(address(url), ())) for index, url in enumerate(urls)]
+        paths = [path for layout in hosted.blueprint.layouts for path in layout.paths]
+        files = zip((url for group in hosted.urls for url in group), paths, strict=True)
+        self._candidates = [(index, url, finds.get(address(url, path), ())) for index, (url, path) in enumerate(files)]
 
     async def ask(self) -> None:
         """Choose what can be used of each shard: the server is asked whether it is current."""
@@ -91,6 +93,16 @@ class _Visit:
                         self.lengths[index] = version.size
         finally:
             slot.release()
+
+    @property
+    def usable(self) -> Mapping[int, Find]:
+        """What can be used, with what the server said just now of how long it stays current."""
+        return {index: self._aged_find(find, self._current[index]) for index, find in self.found.items()}
+
+    def _aged_find(self, find: Find, version: Version) -> Find:
+        noted = find.noted
+        aged = Noted(self._aged(noted.entry, version), noted.group, noted.start, noted.there)
+        return Find(find.path, aged, find.generation)
 
     def confirms(self, record: Record) -> bool:
         """Whether all shards of the generation of `record` are current."""

@@ -37,7 +37,7 @@ class Folder:
             except (FileNotFoundError, NotADirectoryError, PermissionError):
                 return False  # to nobody's harm: what is not to be seen is not used
             self._check(found)
-            return self.entries.is_dir()
+            return self.entries.is_dir() and not self.entries.is_symlink()
 
     def prepare(self) -> None:
         """Make it if need be. Raises CacheError if that cannot be, or if it is not to be trusted."""
@@ -50,6 +50,8 @@ class Folder:
             self._check(self.root.lstat())
             for directory in (self.entries, self.trash):
                 directory.mkdir(mode=0o700, exist_ok=True)
+                if directory.is_symlink():
+                    raise CacheError(str(directory), "is a symbolic link")
 
     def entry(self, key: str) -> Path:
         """Return where the model with that key is."""
@@ -107,6 +109,7 @@ class Folder:
     def discard(self, path: Path) -> None:
         """Remove a directory: nobody finds half of it. Where a file of it is in use, as on Windows, it may stay."""
         with suppress(OSError):
+            self.trash.mkdir(mode=0o700, exist_ok=True)
             gone = self.trash / secrets.token_hex(8)
             path.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)

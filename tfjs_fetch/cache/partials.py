@@ -67,23 +67,29 @@ class Partial:
     """The files of one download."""
 
     def __init__(self, folder: Folder, entry: Path, needed: int) -> None:
-        """Make the directory. `needed` counts the bytes that all files will have, as far as that is known."""
+        """Do nothing yet: see `create`. `needed` counts the bytes of all files, as far as that is known."""
         self.directory = entry / f"{PREFIX}{secrets.token_hex(8)}"
-        self.journal = Journal(owner())
+        self.journal = Journal({})
+        self.unsynced = 0
         self._folder, self._needed = folder, needed
         self._groups: dict[int, int] = {}  # descriptors of the files that stay open
         self._made: list[int] = []  # all groups that have a file
         self._unsynced_groups: set[int] = set()
         self._sums: dict[int, _Sum] = {}
+        self._descriptor = -1
         self._lock = threading.Lock()  # for the journal and what is counted
         # Without pwrite, as on Windows, a file has one place at a time where it is written.
         self._place_lock = nullcontext() if hasattr(os, "pwrite") else threading.Lock()
-        self.unsynced = 0
+
+    def create(self) -> None:
+        """Make the directory. Raises CacheError if it cannot be written."""
+        self._folder.prepare()
+        self.journal = Journal(owner())
         with self._translated():
-            for directory in (entry.parent, entry):
+            for directory in (self.directory.parent.parent, self.directory.parent):
                 directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.mkdir(mode=0o700)
-            self._descriptor = folder.create(self.directory / JOURNAL)
+            self._descriptor = self._folder.create(self.directory / JOURNAL)
             self._note(dict(self.journal.owner))
 
     def reserve(self, group: int, size: int) -> None:
@@ -205,6 +211,7 @@ class Partial:
         useful = useful and any(noted.there for noted in self.journal.shards.values())
         with self._lock:
             if self._descriptor < 0:
+                self._folder.discard(self.directory)  # if it was made at all, and is not published
                 return
             with suppress(OSError):
                 self._note(["closed"])

@@ -25,10 +25,10 @@ Value = TypeVar("Value")
 class Entry:
     """One file of a model as a server gave it.
 
-    `url` is for people; `address` is the sha256 of the URL without its query, which may be a signature. `etag`,
-    `last_modified`, `whole` (bytes of the whole file on the wire) and `validator` name its version. `size` counts the
-    bytes that are kept, `sha256` is theirs. `fresh_until` is in seconds since the epoch: until then the server need not
-    be asked.
+    `url` is for people; `address` is a checksum of the URL without its query, which may be a signature, and of its path
+    in model.json. `etag`, `last_modified`, `whole` (bytes of the whole file on the wire) and `validator` name its
+    version. `size` counts the bytes that are kept, `sha256` is theirs. `fresh_until` is in seconds since the epoch:
+    until then the server need not be asked.
     """
 
     url: str
@@ -42,10 +42,10 @@ class Entry:
     sha256: str = ""
 
     @classmethod
-    def of(cls, url: str, version: Version, now: float) -> "Entry":
-        """Return the entry for what came from `url`, its bytes yet to be counted."""
+    def of(cls, url: str, version: Version, now: float, path: str = "") -> "Entry":
+        """Return the entry for what came from `url`, which model.json calls `path`; its bytes are yet to be counted."""
         names = version.etag, version.last_modified, version.size, version.validator
-        return cls(redact(url), address(url), *names, now + version.lifetime.seconds)
+        return cls(redact(url), address(url, path), *names, now + version.lifetime.seconds)
 
     @property
     def version(self) -> Version:
@@ -83,18 +83,20 @@ class Record:
         return min(entry.fresh_until for entry in self.entries)
 
 
-def key(url: str, headers: Mapping[str, str], scope: str | None, shard_url: str | None) -> str:
+def key(
+    url: str, headers: Mapping[str, str], scope: str | None, shard_url: str | None, extra_bytes: str = "error"
+) -> str:
     """Return the name of the entry for the model at `url`, as it is fetched with these credentials.
 
-    `shard_url` says where the shards are if not beside the document.
+    `shard_url` says where the shards are if not beside the document, `extra_bytes` what is tolerated of them.
     """
     personal = sorted((name.lower(), value) for name, value in headers.items())
-    return _digest(json.dumps([FORMAT, url, personal, scope, shard_url]).encode())
+    return _digest(json.dumps([FORMAT, url, personal, scope, shard_url, extra_bytes]).encode())
 
 
-def address(url: str) -> str:
-    """Return what tells one file from another, without the query: links are signed anew each time."""
-    return _digest(redact(url).encode())
+def address(url: str, path: str) -> str:
+    """Return what tells one file from another: its URL without the query, for links are signed anew, and its path."""
+    return _digest(json.dumps([redact(url), path]).encode())
 
 
 def seal(value: object) -> bytes:

@@ -119,8 +119,7 @@ class Shelf:
                 self.folder.replace(self.directory / RECORD, seal(record))
 
     def download(self, needed: int) -> Partial:
-        """Return a new download. Raises CacheError if it cannot be written."""
-        self.folder.prepare()
+        """Return a new download, of which nothing is on the disk yet."""
         return Partial(self.folder, self.directory, needed)
 
     def place(

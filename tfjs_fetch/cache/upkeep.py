@@ -20,6 +20,7 @@ from tfjs_fetch.cache.records import Record, unseal
 from tfjs_fetch.cache.shelf import ABANDONED_SECONDS, GENERATION, RECORD
 from tfjs_fetch.redaction import redact
 from tfjs_fetch.stretches import Stretches
+from tfjs_fetch.urls import Remote, locate
 
 _READ_BYTES = 2**20
 _MOST_RECORD_BYTES = 256 * 2**20
@@ -31,13 +32,15 @@ _NAMELESS_SECONDS = 3600
 class Kept:
     """A model in the cache, or what is there of one that did not come to be complete (`record` is None).
 
-    `nbytes` counts the bytes of its files; `used` is in seconds since the epoch.
+    `nbytes` counts the bytes of its files; `used` is in seconds since the epoch. While it is `busy`, somebody may be
+    downloading it.
     """
 
     directory: Path
     record: Record | None
     nbytes: int
     used: float
+    busy: bool = False
 
     @property
     def url(self) -> str:
@@ -63,7 +66,9 @@ def kept_models(folder: Folder) -> Sequence[Kept]:
 
 def of_url(folder: Folder, url: str) -> Sequence[Kept]:
     """Return the models whose document is at `url`, whoever's they are."""
-    return [kept for kept in kept_models(folder) if kept.record is not None and kept.url == redact(url)]
+    place = locate(url)
+    shown = redact(place.url if isinstance(place, Remote) else url)
+    return [kept for kept in kept_models(folder) if kept.record is not None and kept.url == shown]
 
 
 def remove(folder: Folder, models: Sequence[Kept]) -> None:
@@ -78,6 +83,8 @@ def surplus(folder: Folder, *, older_than: float | None = None, max_bytes: int |
     found = []
     for kept in models:
         total += kept.nbytes
+        if kept.busy:
+            continue
         old = older_than is not None and now - kept.used > older_than
         if old or (max_bytes is not None and total > max_bytes):
             found.append(kept)
@@ -115,12 +122,15 @@ def verify(folder: Folder, kept: Kept) -> Damage:
     for group, entries in enumerate(record.shards):
         starts = accumulate((entry.size for entry in entries), initial=0)
         for start, entry in zip(starts, entries, strict=False):
-            if _file_sum(folder, directory / group_file(group), start, entry.size) == entry.sha256:
+            if not entry.size or _file_sum(folder, directory / group_file(group), start, entry.size) == entry.sha256:
                 there = Stretches([(0, entry.size)])
                 good.shards[index] = Noted(replace(entry, sha256=""), group, start, there)
             else:
                 damaged.append(entry.url)
             index += 1
+    current = _record(folder, kept.directory)
+    if current is None or current.generation != record.generation:
+        return Damage(kept, ())  # there is another one meanwhile
     if damaged:
         _demote(folder, kept, record, good)
     return Damage(kept, tuple(damaged))
@@ -148,7 +158,17 @@ def _kept(folder: Folder, entry: Path) -> Kept:
     record, used = _record(folder, entry), 0.0
     with suppress(OSError):
         used = ((entry / RECORD) if record is not None else entry).stat().st_mtime
-    return Kept(entry, record, sum(_sizes(entry)), used)
+    busy = any(not _is_left(folder, path) for path in entry.iterdir() if path.name.startswith(PREFIX))
+    return Kept(entry, record, sum(_sizes(entry)), used, busy)
+
+
+def _is_left(folder: Folder, path: Path) -> bool:
+    """Whether it is certain that nobody works on a download any more."""
+    journal = read_journal(folder.read(path / JOURNAL, _MOST_RECORD_BYTES) or b"")
+    with suppress(OSError):
+        old = time.time() - (path / JOURNAL).stat().st_mtime > ABANDONED_SECONDS
+        return old or (journal is not None and is_gone(journal))
+    return False
 
 
 def _record(folder: Folder, entry: Path) -> Record | None:
