@@ -207,7 +207,7 @@ class KeepingModel:
         elif self.document.seen < latest and not await self._is_document_current():
             raise StartOver(changed=True)
         else:
-            doubtful = await self._changed([shard for shard in shards if shard.last < latest])
+            doubtful = await self._changed(_early(shards))
             if not doubtful:
                 return
         for index in [shard.index for shard in doubtful if shard.index is not None]:
@@ -300,6 +300,14 @@ class KeepingModel:
             return filing.partial.finished(index)
         shard = next(shard for shard in filing.shards if shard.index == index)  # nothing of it is wanted
         return shard.entry(shard.version or Version())
+
+
+def _early(shards: Sequence[Seen]) -> Sequence[Seen]:
+    """Return those of the shards that were last asked for before all others were first seen."""
+    firsts = sorted((shard.first for shard in shards), reverse=True)
+    if len(firsts) < 2:
+        return ()
+    return [shard for shard in shards if shard.last < firsts[shard.first == firsts[0]]]
 
 
 def _is_forbidden(error: CacheError) -> bool:
