@@ -39,12 +39,7 @@ async def in_thread(function: Callable[..., Result], *arguments: object, abandon
     def work() -> None:
         results.append(function(*arguments))
 
-    if abandon:
-        await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
-    else:
-        # In a task of its own: asyncio's way to cancel one heeds no shield, and the work would go on alone.
-        async with task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, work)
+    await anyio.to_thread.run_sync(work, abandon_on_cancel=abandon)
     return results.pop()
 
 
