@@ -78,6 +78,9 @@ class Partial:
         self._sums: dict[int, _Sum] = {}
         self._descriptor = -1
         self._lock = threading.Lock()  # for the journal and what is counted
+        # A thread whose task was cancelled may go on for a while: nothing is closed beneath it.
+        self._guard = threading.RLock()
+        self._closed = False
         # Without pwrite, as on Windows, a file has one place at a time where it is written.
         self._place_lock = nullcontext() if hasattr(os, "pwrite") else threading.Lock()
 
@@ -85,7 +88,9 @@ class Partial:
         """Make the directory. Raises CacheError if it cannot be written."""
         self._folder.prepare()
         self.journal = Journal(owner())
-        with self._translated():
+        with self._guard, self._translated():
+            if self._closed:
+                return
             for directory in (self.directory.parent.parent, self.directory.parent):
                 directory.mkdir(mode=0o700, exist_ok=True)
             self.directory.mkdir(mode=0o700)
@@ -155,7 +160,7 @@ class Partial:
         Returns whether they are what `found` says, as far as that tells; else what came is of no use.
         """
         try:
-            with self._folder.opened(path) as descriptor:
+            with self._guard, self._folder.opened(path) as descriptor:
                 for start, stop in there:
                     for at in range(start, stop, _READ_BYTES):
                         data = _read(descriptor, found.start + at, min(stop - at, _READ_BYTES))
@@ -169,7 +174,7 @@ class Partial:
         """Return the entry of a shard that is there, with the checksum of its bytes."""
         noted, done = self.journal.shards[index], self._sums[index]
         size = noted.there.stop
-        with self._translated():
+        with self._guard, self._translated():
             while done.position < size:
                 at = done.position
                 with self._place_lock, self._opened(noted.group) as descriptor:
@@ -179,7 +184,7 @@ class Partial:
 
     def put(self, group: int, data: bytes) -> None:
         """Write the file of a group that came as a whole."""
-        with self._translated():
+        with self._guard, self._translated():
             with self._opened(group) as descriptor:
                 os.truncate(descriptor, len(data))
             self._write(group, memoryview(data), 0)
@@ -191,7 +196,7 @@ class Partial:
 
     def publish(self, name: str) -> Path:
         """Put everything on the disk and give the directory its final name, which nobody knows yet."""
-        with self._translated():
+        with self._guard, self._translated():
             for group in self._made:
                 with self._opened(group) as descriptor:
                     if group in self._unsynced_groups:
@@ -209,15 +214,15 @@ class Partial:
     def close(self, *, useful: bool) -> None:
         """Leave what is there to others if it is `useful`, else remove it. Does nothing if it is published."""
         useful = useful and any(noted.there for noted in self.journal.shards.values())
-        with self._lock:
-            if self._descriptor < 0:
-                self._folder.discard(self.directory)  # if it was made at all, and is not published
-                return
-            with suppress(OSError):
-                self._note(["closed"])
-        self._end()
-        if not useful:
-            self._folder.discard(self.directory)
+        with self._guard:
+            self._closed = True
+            if self._descriptor >= 0:
+                with self._lock, suppress(OSError):
+                    self._note(["closed"])
+                self._end()
+                if useful:
+                    return
+            self._folder.discard(self.directory)  # if it was made at all, and is not published
 
     def _write(self, group: int, data: memoryview, position: int) -> None:
         with self._lock:
@@ -238,6 +243,8 @@ class Partial:
             os.close(descriptor)
 
     def _end(self) -> None:
+        if self._descriptor < 0:
+            return
         for descriptor in (self._descriptor, *self._groups.values()):
             os.close(descriptor)
         self._descriptor = -1
